@@ -1,0 +1,103 @@
+"""What one reply of `agent-segments` holds: read once for the walk, and again, from the archive, for normalising."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from aht_pipeline.errors import AhtError
+
+_BY_CONTENT = 1  # the seed that keeps keys made from content apart from keys made from ids
+
+
+class PageError(AhtError):
+    """The body is not a reply of `agent-segments`: cut off, not JSON, or of another shape."""
+
+
+class Timeframe(msgspec.Struct):
+    startTime: str | None = None  # noqa: N815 - the API's names
+    endTime: str | None = None  # noqa: N815
+    startTimeL: int | str | None = None  # noqa: N815
+    endTimeL: int | str | None = None  # noqa: N815
+
+
+class Pagination(msgspec.Struct):
+    count: int | None = None
+
+
+class Page(msgspec.Struct):
+    """The envelope of a reply; each segment stays the bytes that the API sent."""
+
+    segments: list[msgspec.Raw]
+    timeframe: Timeframe | None = None
+    pagination: Pagination | None = None
+
+    @property
+    def count(self) -> int | None:
+        """The total that the reply claims for the query; None in the older form of the reply."""
+        return self.pagination.count if self.pagination else None
+
+
+class _Identified(msgspec.Struct):
+    segmentId: Any = None  # noqa: N815
+
+
+class _Ids(msgspec.Struct):
+    segments: list[_Identified]
+
+
+_page_decoder = msgspec.json.Decoder(Page, strict=False)
+_ids_decoder = msgspec.json.Decoder(_Ids)
+
+
+def read_page(body: bytes) -> Page:
+    """Parse a reply's envelope. Raises PageError, naming what is wrong with the body."""
+    try:
+        return _page_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PageError(f"not a reply of agent-segments ({len(body)} bytes): {error}") from None
+
+
+def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
+    """One 64-bit key for each segment of the page, in order: of its id, or of its content where it has no usable id.
+
+    Two rows with one key are one segment. A collision (one in 37 million for a day of a million segments) makes a day
+    seem incomplete, never complete.
+    """
+    try:
+        ids: list[Any] = [row.segmentId for row in _ids_decoder.decode(body).segments]
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a row that is no object, or text that is no Unicode
+        ids = [_id_of(raw) for raw in page.segments]
+    return np.fromiter(
+        (
+            xxhash.xxh3_64_intdigest(segment_id.encode())
+            if is_usable_id(segment_id)
+            else xxhash.xxh3_64_intdigest(memoryview(raw), _BY_CONTENT)
+            for segment_id, raw in zip(ids, page.segments, strict=True)
+        ),
+        dtype=np.uint64,
+        count=len(ids),
+    )
+
+
+def content_keys(page: Page) -> npt.NDArray[np.uint64]:
+    """One 64-bit key for the exact bytes of each segment of the page, in order."""
+    return np.fromiter(
+        (xxhash.xxh3_64_intdigest(memoryview(raw)) for raw in page.segments), dtype=np.uint64, count=len(page.segments)
+    )
+
+
+def is_usable_id(segment_id: object) -> bool:
+    """Whether this `segmentId` can be the key of a row: text that is not empty and that Postgres can hold."""
+    return isinstance(segment_id, str) and segment_id != "" and "\0" not in segment_id
+
+
+def _id_of(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=_Identified).segmentId
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
