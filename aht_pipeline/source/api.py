@@ -1,0 +1,226 @@
+"""The AHT API of one account: one page of agent segments for a query, checked to be an answer to what was asked."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from urllib.parse import quote
+
+from aht_pipeline.days import Window, from_millis
+from aht_pipeline.pages import Page, Timeframe, read_page
+from aht_pipeline.source.auth import AppKeys, Authorisation, ClientCredentials
+from aht_pipeline.source.errors import ApiError, Refused
+from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
+from aht_pipeline.source.http import Http, Pacing
+
+SORT_ORDERS = ("Date", "Conversation", "Agent", "Employee", "Skill", "Group")
+"""What `sort` may be; the direction is not documented."""
+
+_PERMISSION = (
+    "check the credentials, and that the key has the permission Data > Workforce Management > Agent Activity API "
+    "(in newer consoles: Agent Status Changes); the API is off until the account manager enables it"
+)
+
+
+@dataclass(frozen=True)
+class ClientCredentialKeys:
+    """What an OAuth 2.0 application is known by."""
+
+    client_id: str
+    client_secret: str
+
+    def __repr__(self) -> str:
+        return f"ClientCredentialKeys(client_id={self.client_id!r})"
+
+
+@dataclass(frozen=True)
+class SegmentQuery:
+    """Which segments are asked for: closed in the window, both edges in, and matching every filter exactly."""
+
+    window: Window
+    conversation_id: str | None = None
+    agent_id: str | None = None
+    employee_id: str | None = None
+    skill_id: str | None = None
+    group_id: str | None = None
+    sort: str | None = None
+
+    def parameters(self) -> dict[str, str | int]:
+        optional = {
+            "ConversationId": self.conversation_id,
+            "AgentId": self.agent_id,
+            "EmployeeId": self.employee_id,
+            "SkillId": self.skill_id,
+            "GroupId": self.group_id,
+            "sort": self.sort,
+        }
+        return {
+            "fromMillis": self.window.start_ms,
+            "toMillis": self.window.end_ms,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One page as it came (`body`), read (`page`), and the HTTP requests that it took."""
+
+    body: bytes
+    page: Page
+    requests: int
+
+
+class AhtApi:
+    """A connection to the AHT API of one account; resolves hosts and fetches a token at the first request.
+
+    api_url: one base URL for AHT and sentinel, instead of those that the Domain API names.
+    source: names the caller to the API.
+    page_size: segments a request; lowered for good when the API names a lower limit.
+    concurrency: requests at once, over all days in flight.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        keys: ClientCredentialKeys | AppKeys,
+        *,
+        api_url: str | None = None,
+        domain_api_url: str = "https://api.liveperson.net",
+        source: str = "aht_pipeline",
+        page_size: int = 500,
+        concurrency: int = 4,
+        pacing: Pacing | None = None,
+    ) -> None:
+        self.account_id = account_id
+        self.page_size = page_size
+        self.concurrency = concurrency
+        self.http = Http(concurrency, f"aht-pipeline/{version('aht-pipeline')}", pacing)
+        self._keys = keys
+        self._api_url = api_url
+        self._domain_api_url = domain_api_url
+        self._source = source
+        self._connecting = threading.Lock()
+        self._connection: _Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"AhtApi(account_id={self.account_id!r})"
+
+    def close(self) -> None:
+        self.http.close()
+
+    def page(
+        self, query: SegmentQuery, offset: int, limit: int | None = None, abandon: threading.Event | None = None
+    ) -> Reply:
+        """One page of the query's segments from `offset` on, at most `limit` of them (the page size where None).
+
+        Raises Refused for a 400, ApiError for any other answer that outlasts its retries or is not for this window.
+        """
+        connection = self._connected()
+        while True:
+            asked = min(limit or self.page_size, self.page_size)
+            parameters = {"source": self._source, **query.parameters(), "limit": asked, "offset": offset}
+            try:
+                (body, page), requests = connection.http_get(parameters, _reader_for(query.window), abandon)
+            except Refused as refused:
+                lower = _lower_limit(refused.causes, asked)
+                if lower is None:
+                    raise
+                self.page_size = min(self.page_size, lower)
+            else:
+                return Reply(body, page, requests)
+
+    def _connected(self) -> _Connection:
+        with self._connecting:
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection
+
+    def _connect(self) -> _Connection:
+        account = quote(self.account_id, safe="")
+        aht_url = self._base_url(AGENT_ACTIVITY)
+        authorisation: Authorisation
+        if isinstance(self._keys, AppKeys):
+            authorisation = self._keys
+        else:
+            token_url = f"{self._base_url(SENTINEL)}/sentinel/api/v2/account/{account}/app/token"
+            authorisation = ClientCredentials(token_url, self._keys.client_id, self._keys.client_secret)
+        return _Connection(self.http, f"{aht_url}/api/account/{account}/agent-segments", authorisation)
+
+    def _base_url(self, service: str) -> str:
+        if self._api_url:
+            return self._api_url.rstrip("/")
+        return resolve(self.http, self._domain_api_url, self.account_id, service)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    http: Http
+    segments_url: str
+    authorisation: Authorisation
+
+    def http_get(
+        self,
+        parameters: dict[str, str | int],
+        read: Callable[[bytes], tuple[bytes, Page]],
+        abandon: threading.Event | None,
+    ) -> tuple[tuple[bytes, Page], int]:
+        return self.http.get(
+            self.segments_url, parameters, read, authorisation=self.authorisation, hint=_PERMISSION, abandon=abandon
+        )
+
+
+def _reader_for(window: Window) -> Callable[[bytes], tuple[bytes, Page]]:
+    """Reads a body as a page, and refuses one of another window: a server that ignored it answers with its last day."""
+
+    def read(body: bytes) -> tuple[bytes, Page]:
+        page = read_page(body)
+        answered = _seconds_of(page.timeframe) if page.timeframe else None
+        asked = (window.start_ms // 1000, window.end_ms // 1000)
+        if answered != asked:
+            raise ApiError(
+                f"asked for the segments closed from {window}, the API answered for {_told(page.timeframe)}: "
+                "its answer is not used"
+            )
+        return body, page
+
+    return read
+
+
+def _seconds_of(timeframe: Timeframe) -> tuple[int, int] | None:
+    """A timeframe in whole epoch seconds; its ISO texts win over its epochs, which contradict them in old samples."""
+    start = _seconds(timeframe.startTime, timeframe.startTimeL)
+    end = _seconds(timeframe.endTime, timeframe.endTimeL)
+    return None if start is None or end is None else (start, end)
+
+
+def _seconds(text: str | None, epoch: int | str | None) -> int | None:
+    try:
+        if text:
+            return int(datetime.fromisoformat(text).timestamp() // 1)
+        epoch = int(epoch or "")
+    except ValueError:
+        return None
+    return epoch if epoch < 10**11 else epoch // 1000  # below 10^11 means seconds
+
+
+def _told(timeframe: Timeframe | None) -> str:
+    if timeframe is None:
+        return "a window that it does not name"
+    seconds = _seconds_of(timeframe)
+    if seconds is None:
+        return f"{timeframe.startTime or timeframe.startTimeL} to {timeframe.endTime or timeframe.endTimeL}"
+    return str(Window(from_millis(seconds[0] * 1000), from_millis(seconds[1] * 1000)))
+
+
+def _lower_limit(causes: tuple[str, ...], asked: int) -> int | None:
+    """The limit that a 400's cause names (`limit: must be … 100`), where it is below what was asked."""
+    for cause in causes:
+        if re.match(r"\s*limit\b", cause):
+            lower = [int(number) for number in re.findall(r"\d+", cause) if 0 < int(number) < asked]
+            if lower:
+                return max(lower)
+    return None

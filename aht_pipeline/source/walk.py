@@ -1,0 +1,268 @@
+"""The walk over a day's pages, until it is proved that nothing of the day is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from aht_pipeline.days import Day
+from aht_pipeline.pages import content_keys, segment_keys
+from aht_pipeline.source.api import AhtApi, Reply, SegmentQuery
+from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
+from aht_pipeline.source.pull import DayPull, PageSink
+
+_WALKS = 4  # of one window, before it is split: the first, and three more
+
+Keys = npt.NDArray[np.uint64]
+
+
+def pull_day(api: AhtApi, day: Day, sink: PageSink, now: datetime | None = None) -> DayPull:
+    """Read a whole day, closed in its half-open window, into `sink`, proved complete.
+
+    The window is asked for with both edges in: rows that closed on an edge may belong to a neighbour.
+    Raises Unproved when the segments do not add up, Forgotten when the API refuses the day as too old, NotBelieved
+    when it answers with nothing for a day that it may have forgotten, ApiError when a request fails for good.
+    """
+    pulled_at = now or datetime.now(UTC)
+    in_doubt = day.memory_in_doubt(pulled_at)
+    try:
+        proof = prove(api, SegmentQuery(day.window), sink)
+    except Refused as refused:
+        if _speaks_of_age(refused, in_doubt):
+            raise Forgotten(
+                f"{day}: the API no longer holds this day, it remembers one month ({refused}). If the archive has it, "
+                f"load it with: aht-pipeline load --from {day} --to {day} --replay"
+            ) from None
+        raise
+    if in_doubt and proof.reported == 0:
+        raise NotBelieved(
+            f"{day}: the API answered with no segments, but the day is older than 27 days and may be forgotten, so "
+            f"that is no proof. If the archive has it, load it with: aht-pipeline load --from {day} --to {day} --replay"
+        )
+    return DayPull(
+        account_id=api.account_id,
+        day=day,
+        pulled_at=pulled_at,
+        reported=proof.reported,
+        rows=proof.rows,
+        content_sha256=proof.content_sha256,
+        requests=proof.requests,
+        retries=proof.retries,
+    )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one or more walks read of a window, and what they took. Concatenated, proofs of parts prove the whole.
+
+    count: the total that the API reported; None in the older form of the reply.
+    """
+
+    keys: tuple[Keys, ...] = ()
+    contents: tuple[Keys, ...] = ()
+    count: int | None = None
+    requests: int = 0
+    retries: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(len(keys) for keys in self.keys)
+
+    @property
+    def reported(self) -> int:
+        return len(_distinct(self.keys))
+
+    @property
+    def content_sha256(self) -> str:
+        return hashlib.sha256(_distinct(self.contents).tobytes()).hexdigest()
+
+
+def prove(api: AhtApi, query: SegmentQuery, sink: PageSink) -> Proof:
+    """Read the query's window into `sink` until it is proved complete.
+
+    Walk it; where the walk proves nothing, walk it again, three times; then prove each half likewise, depth-first,
+    down to windows of one page. Raises Unproved for the first window that can't be proved.
+    """
+    spent = _Spent()
+    previous: _Walk | None = None
+    for _ in range(_WALKS):
+        mark = sink.mark()
+        walk = _walk(api, query, sink)
+        spent.add(walk)
+        if walk.proves_itself or (previous and walk.repeats(previous)):
+            return replace(walk.proof(), requests=spent.requests, retries=spent.retries)
+        sink.rewind(mark)
+        previous = walk
+    halves = query.window.halves()
+    if walk.is_one_page(api.page_size) or halves is None:
+        raise Unproved(
+            f"the segments closed from {query.window} do not add up after {_WALKS} walks: {walk.figures()}. "
+            "Load the day again later; if it stays so, ask LivePerson"
+        )
+    parts = [prove(api, replace(query, window=half), sink) for half in halves]
+    return Proof(
+        keys=tuple(keys for part in parts for keys in part.keys),
+        contents=tuple(contents for part in parts for contents in part.contents),
+        requests=spent.requests + sum(part.requests for part in parts),
+        retries=spent.retries + sum(part.retries for part in parts),
+    )
+
+
+@dataclass
+class _Spent:
+    requests: int = 0
+    retries: int = 0
+
+    def add(self, walk: _Walk) -> None:
+        self.requests += walk.requests
+        self.retries += walk.retries
+
+
+@dataclass
+class _Walk:
+    """What one walk over a window saw."""
+
+    count: int | None = None
+    moved_to: int | None = None
+    pages: int = 0
+    requests: int = 0
+    retries: int = 0
+    keys: list[Keys] = field(default_factory=list)
+    contents: list[Keys] = field(default_factory=list)
+
+    def see(self, reply: Reply) -> None:
+        if self.pages == 0:
+            self.count = reply.page.count
+        elif reply.page.count != self.count:
+            self.moved_to = reply.page.count if reply.page.count is not None else -1
+        self.pages += 1
+        self.requests += reply.requests
+        self.retries += reply.requests - 1
+        self.keys.append(segment_keys(reply.body, reply.page))
+        self.contents.append(content_keys(reply.page))
+
+    @property
+    def rows(self) -> int:
+        return sum(len(keys) for keys in self.keys)
+
+    @property
+    def proves_itself(self) -> bool:
+        """The count stood still and every segment of it is here; in a single reply, as many rows as it counts."""
+        if self.count is None or self.moved_to is not None:
+            return False
+        return self.count == (self.rows if self.pages == 1 else len(_distinct(self.keys)))
+
+    def repeats(self, previous: _Walk) -> bool:
+        """Two walks without a count that saw the same."""
+        uncounted = all(walk.count is None and walk.moved_to is None for walk in (self, previous))
+        return uncounted and np.array_equal(_distinct(self.contents), _distinct(previous.contents))
+
+    def is_one_page(self, page_size: int) -> bool:
+        return (self.rows if self.count is None else self.count) <= page_size
+
+    def figures(self) -> str:
+        seen = f"{len(_distinct(self.keys))} distinct segments in {self.rows} rows"
+        if self.moved_to is not None:
+            return f"{seen}, while the reported count moved from {self.count} to {self.moved_to}"
+        if self.count is None:
+            return f"{seen}, other ones in each walk, and the reply has no count"
+        return f"{seen}, while the API reports {self.count}"
+
+    def proof(self) -> Proof:
+        return Proof(tuple(self.keys), tuple(self.contents), self.count)
+
+
+def _walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> _Walk:
+    """One walk: the first page says the count, the others are fetched several at once and kept in their order."""
+    walk = _Walk()
+    first = api.page(query, 0)
+    _keep(walk, first, sink)
+    rest = _uncounted_rest(api, query, first) if walk.count is None else _counted_rest(api, query, first, walk.count)
+    for reply in rest:
+        _keep(walk, reply, sink)
+        if walk.moved_to is not None:
+            break
+    return walk
+
+
+def _keep(walk: _Walk, reply: Reply, sink: PageSink) -> None:
+    walk.see(reply)
+    sink.write(reply.body)
+
+
+def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Iterator[Reply]:
+    """The older form of the reply names no count: the next page, until an empty one."""
+    reply, offset = first, 0
+    while reply.page.segments:
+        offset += len(reply.page.segments)
+        following = api.page(query, offset)
+        if following.page.segments and following.page.segments == reply.page.segments:
+            raise ApiError(f"the API answers with the same page at offset {offset} as before it: it ignores the offset")
+        reply = following
+        yield reply
+
+
+def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) -> Iterator[Reply]:
+    """The pages after the first, in order, several on their way at once; never more than a few in memory."""
+    starts = iter(range(len(first.page.segments) or api.page_size, count, api.page_size))
+    with _workers(api.concurrency) as (pool, abandon):
+        ahead: deque[Future[list[Reply]]] = deque()
+        step = api.page_size
+
+        def fetch_another() -> None:
+            if (start := next(starts, None)) is not None:
+                ahead.append(pool.submit(_range_of_pages, api, query, start, min(start + step, count), abandon))
+
+        for _ in range(2 * api.concurrency):
+            fetch_another()
+        while ahead:
+            replies = ahead.popleft().result()
+            fetch_another()
+            yield from replies
+
+
+def _range_of_pages(api: AhtApi, query: SegmentQuery, start: int, end: int, abandon: threading.Event) -> list[Reply]:
+    """The rows from offset `start` to `end`: one reply, or more where the API sends fewer rows than it was asked for.
+
+    An empty reply before the end is not the end of the day: the walk then lacks rows, and says so.
+    """
+    replies: list[Reply] = []
+    while start < end:
+        reply = api.page(query, start, end - start, abandon)
+        replies.append(reply)
+        if not reply.page.segments:
+            break
+        start += len(reply.page.segments)
+    return replies
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """Threads for the pages of one walk; when the walk ends early, what is still waiting or retrying is given up."""
+    abandon = threading.Event()
+    pool = ThreadPoolExecutor(count, thread_name_prefix="aht-page")
+    try:
+        yield pool, abandon
+    finally:
+        abandon.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
+    return np.unique(np.concatenate(keys)) if keys else np.empty(0, dtype=np.uint64)
+
+
+def _speaks_of_age(refused: Refused, in_doubt: bool) -> bool:
+    """Whether a 400 says that the window begins too far back; the wording is not documented, the parameter's name is."""
+    of_the_start = [cause for cause in refused.causes if re.match(r"\s*from", cause)]
+    return any(in_doubt or re.search(r"month|day|old|past|back|earl|ago|before", cause) for cause in of_the_start)
