@@ -1,0 +1,106 @@
+"""Connections to the warehouse: which URLs are understood, and how a failure is told without its password."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import psycopg2
+import sqlalchemy as sa
+from psycopg2 import errors
+from psycopg2.extensions import TransactionRollbackError
+from sqlalchemy.pool import NullPool
+
+from aht_pipeline.errors import AhtError
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
+
+# A parameter of the URL wins over these.
+_PARAMETERS = {
+    "application_name": "aht_pipeline",
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+_COPY_CHUNK = 256 * 1024
+
+
+class WarehouseError(AhtError):
+    """The warehouse cannot be reached, or refuses; the text names host, port, database and the cause."""
+
+
+def engine(url: str) -> sa.Engine:
+    """An engine that keeps no connection open and whose foreseen failures are WarehouseErrors.
+
+    Connects on first use. Raises WarehouseError when this is no URL of Postgres.
+    """
+    parsed = _parsed(url)
+    made = sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg2"),
+        poolclass=NullPool,
+        isolation_level="READ COMMITTED",
+        connect_args={name: value for name, value in _PARAMETERS.items() if name not in parsed.query}
+        | {"client_encoding": "utf8"},
+    )
+
+    @sa.event.listens_for(made, "handle_error")
+    def tell(context: sa.engine.ExceptionContext) -> None:
+        if _is_foreseen(context.original_exception):
+            raise _told(context.original_exception, made.url) from context.original_exception
+
+    return made
+
+
+def libpq_url(url: str) -> str:
+    """The same URL as psql and other clients of libpq read it, password included."""
+    return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None:
+    """Run `COPY … FROM STDIN` in the connection's transaction, reading `source` to its end."""
+    raw = connection.connection
+    try:
+        raw.cursor().copy_expert(statement, source, _COPY_CHUNK)  # type: ignore[attr-defined]
+    except psycopg2.Error as error:
+        if raw.driver_connection is None or raw.driver_connection.closed:
+            connection.invalidate(error)  # else the roll-back fails, and hides why
+        if _is_foreseen(error):
+            raise _told(error, connection.engine.url) from error
+        raise
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise WarehouseError(
+            "the warehouse's URL cannot be read; it looks like postgresql://user:password@host:5432/database"
+        ) from None
+    if parsed.drivername not in _SCHEMES:
+        raise WarehouseError(
+            f"the warehouse's URL begins with {parsed.drivername}://; it must be one of Postgres, "
+            "like postgresql://user:password@host:5432/database"
+        )
+    if "@" in (parsed.host or ""):
+        raise WarehouseError("the password in the warehouse's URL holds an @: write it as %40")
+    return parsed
+
+
+def _is_foreseen(error: BaseException) -> bool:
+    """A failure of the server or of its rights. A transaction that lost against another one can be tried again."""
+    return isinstance(
+        error, psycopg2.OperationalError | errors.InsufficientPrivilege | errors.ReadOnlySqlTransaction
+    ) and not isinstance(error, TransactionRollbackError)
+
+
+def _told(error: BaseException, url: sa.URL) -> WarehouseError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    if url.password:
+        cause = cause.replace(str(url.password), "***")
+    host = url.host or url.query.get("host") or "the local socket"
+    where = f'{host}:{url.port or url.query.get("port") or 5432}, database "{url.database or url.username}"'
+    return WarehouseError(
+        f"the warehouse at {where} failed. Check WAREHOUSE_URL, the server and its rights. Postgres says: {cause}"
+    )

@@ -1,0 +1,35 @@
+"""What Alembic runs for every command: on the connection of `aht_pipeline.warehouse.migrate`, in its transaction.
+
+A developer's own `alembic` command connects to WAREHOUSE_URL instead.
+"""
+
+from __future__ import annotations
+
+import os
+
+import sqlalchemy as sa
+from alembic import context
+
+from aht_pipeline.warehouse.connection import engine
+from aht_pipeline.warehouse.tables import SCHEMA, metadata
+
+
+def run(connection: sa.Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table_schema=SCHEMA,
+        include_schemas=True,
+        include_name=lambda name, kind, _: kind != "schema" or name == SCHEMA,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    with engine(os.environ["WAREHOUSE_URL"]).begin() as connection:
+        run(connection)
