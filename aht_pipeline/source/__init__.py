@@ -1,9 +1,7 @@
 """LivePerson's AHT API: authorisation, domain look-up, one request with its retries, the walk over a day's pages."""
 
-from aht_pipeline.source.api import SORT_ORDERS, AhtApi, ClientCredentialKeys, SegmentQuery
-from aht_pipeline.source.auth import AppKeys
+from aht_pipeline.source.api import SORT_ORDERS, AhtApi, SegmentQuery
 from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
-from aht_pipeline.source.hosts import is_loopback
 from aht_pipeline.source.http import Pacing
 from aht_pipeline.source.pull import DayPull, PageSink
 from aht_pipeline.source.walk import Proof, prove, pull_day
@@ -12,8 +10,6 @@ __all__ = [
     "SORT_ORDERS",
     "AhtApi",
     "ApiError",
-    "AppKeys",
-    "ClientCredentialKeys",
     "DayPull",
     "Forgotten",
     "NotBelieved",
@@ -23,7 +19,6 @@ __all__ = [
     "Refused",
     "SegmentQuery",
     "Unproved",
-    "is_loopback",
     "prove",
     "pull_day",
 ]

@@ -10,9 +10,10 @@ from datetime import datetime
 from importlib.metadata import version
 from urllib.parse import quote
 
+from aht_pipeline.credentials import AppKeys, ClientCredentialKeys
 from aht_pipeline.days import Window, from_millis
 from aht_pipeline.pages import Page, Timeframe, read_page
-from aht_pipeline.source.auth import AppKeys, Authorisation, ClientCredentials
+from aht_pipeline.source.auth import Authorisation, BearerToken, SignedByApp
 from aht_pipeline.source.errors import ApiError, Refused
 from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
 from aht_pipeline.source.http import Http, Pacing
@@ -24,17 +25,6 @@ _PERMISSION = (
     "check the credentials, and that the key has the permission Data > Workforce Management > Agent Activity API "
     "(in newer consoles: Agent Status Changes); the API is off until the account manager enables it"
 )
-
-
-@dataclass(frozen=True)
-class ClientCredentialKeys:
-    """What an OAuth 2.0 application is known by."""
-
-    client_id: str
-    client_secret: str
-
-    def __repr__(self) -> str:
-        return f"ClientCredentialKeys(client_id={self.client_id!r})"
 
 
 @dataclass(frozen=True)
@@ -144,10 +134,10 @@ class AhtApi:
         aht_url = self._base_url(AGENT_ACTIVITY)
         authorisation: Authorisation
         if isinstance(self._keys, AppKeys):
-            authorisation = self._keys
+            authorisation = SignedByApp(self._keys)
         else:
             token_url = f"{self._base_url(SENTINEL)}/sentinel/api/v2/account/{account}/app/token"
-            authorisation = ClientCredentials(token_url, self._keys.client_id, self._keys.client_secret)
+            authorisation = BearerToken(token_url, self._keys)
         return _Connection(self.http, f"{aht_url}/api/account/{account}/agent-segments", authorisation)
 
     def _base_url(self, service: str) -> str:

@@ -6,12 +6,12 @@ import base64
 import json
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import requests
 from requests.auth import AuthBase
 
+from aht_pipeline.credentials import AppKeys, ClientCredentialKeys
 from aht_pipeline.source.errors import ApiError
 from aht_pipeline.source.http import Http
 
@@ -29,37 +29,34 @@ class Authorisation(Protocol):
         """After a 401: True where the next `sign` gives something else, so that another attempt makes sense."""
 
 
-@dataclass(frozen=True)
-class AppKeys:
-    """OAuth 1.0: the app's key and token. Every attempt is signed anew, with a nonce and timestamp of its own."""
+class SignedByApp:
+    """OAuth 1.0: every attempt is signed anew (HMAC-SHA1), with a nonce and a timestamp of its own."""
 
-    app_key: str
-    app_secret: str = field(repr=False)
-    access_token: str = field(repr=False)
-    access_token_secret: str = field(repr=False)
+    def __init__(self, keys: AppKeys) -> None:
+        self._keys = keys
 
     def sign(self, http: Http) -> AuthBase:  # noqa: ARG002 - one face for both ways
         from requests_oauthlib import OAuth1
 
-        signer: AuthBase = OAuth1(self.app_key, self.app_secret, self.access_token, self.access_token_secret)
+        keys = self._keys
+        signer: AuthBase = OAuth1(keys.app_key, keys.app_secret, keys.access_token, keys.access_token_secret)
         return signer
 
     def renew(self, refused: AuthBase) -> bool:  # noqa: ARG002
         return False
 
 
-class ClientCredentials:
+class BearerToken:
     """OAuth 2.0: a bearer token, fetched once, renewed a minute before it expires and once after a 401.
 
     token_url: `https://{sentinel}/sentinel/api/v2/account/{accountId}/app/token`.
     """
 
-    def __init__(self, token_url: str, client_id: str, client_secret: str) -> None:
+    def __init__(self, token_url: str, keys: ClientCredentialKeys) -> None:
         self._token_url = token_url
-        self._client_id = client_id
-        self._client_secret = client_secret
+        self._keys = keys
         self._lock = threading.Lock()
-        self._token: _BearerToken | None = None
+        self._token: _Token | None = None
 
     def sign(self, http: Http) -> AuthBase:
         with self._lock:  # the pages of a day run in threads: one of them fetches, the others wait for it
@@ -73,11 +70,15 @@ class ClientCredentials:
                 self._token = None
         return True
 
-    def _fetch(self, http: Http) -> _BearerToken:
+    def _fetch(self, http: Http) -> _Token:
         asked_at = time.monotonic()
         answer = http.post_form(
             self._token_url,
-            {"client_id": self._client_id, "client_secret": self._client_secret, "grant_type": "client_credentials"},
+            {
+                "client_id": self._keys.client_id,
+                "client_secret": self._keys.client_secret,
+                "grant_type": "client_credentials",
+            },
             hint="check LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET",
         )
         try:
@@ -88,10 +89,10 @@ class ClientCredentials:
         except (ValueError, KeyError, TypeError):
             raise ApiError(f"POST {self._token_url}: the answer holds no access_token") from None
         lifetime_s = _lifetime_s(reply.get("expires_in"), token)
-        return _BearerToken(token, renew_at_s=asked_at + max(lifetime_s - _RENEW_EARLY_S, lifetime_s / 2))
+        return _Token(token, renew_at_s=asked_at + max(lifetime_s - _RENEW_EARLY_S, lifetime_s / 2))
 
 
-class _BearerToken(AuthBase):
+class _Token(AuthBase):
     """One token and when, by the monotonic clock, it should be replaced."""
 
     def __init__(self, token: str, renew_at_s: float) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from aht_pipeline.credentials import is_loopback
 from aht_pipeline.source.errors import ApiError
 from aht_pipeline.source.http import Http
 
@@ -33,16 +33,6 @@ def resolve(http: Http, domain_api_url: str, account_id: str, service: str) -> s
         f"{url}: the Domain API names the host {host!r} for {service}, which is outside *{_LIVEPERSON}: no credentials "
         "are sent there. If it is right, set LIVEPERSON_API_URL to it"
     )
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether this host name or address is this machine itself."""
-    if host is None:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _base_uri(body: bytes, service: str) -> str:

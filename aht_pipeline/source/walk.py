@@ -263,6 +263,6 @@ def _distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
 
 
 def _speaks_of_age(refused: Refused, in_doubt: bool) -> bool:
-    """Whether a 400 says that the window begins too far back; the wording is not documented, the parameter's name is."""
+    """Whether a 400 says that the window begins too far back: its wording is not documented, the name `from` is."""
     of_the_start = [cause for cause in refused.causes if re.match(r"\s*from", cause)]
     return any(in_doubt or re.search(r"month|day|old|past|back|earl|ago|before", cause) for cause in of_the_start)

@@ -1,0 +1,352 @@
+"""Every setting of the pipeline: read from the environment and `.env` once, checked once, secrets never printed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
+from aht_pipeline.days import yesterday
+from aht_pipeline.errors import SettingsError
+
+DEMO_ACCOUNT = "demo"
+
+_DEFAULT_START = timedelta(days=27)  # before the first start: what the API still remembers
+_OBJECT_STORES = ("s3", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
+
+
+def _identifier(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,20}", value):
+        raise ValueError("must be 1 to 20 letters, digits and underscores (no hyphen)")
+    return value
+
+
+def _account(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise ValueError("must be the account's number: letters and digits only")
+    return value
+
+
+def _https(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise ValueError("must be a URL that begins with https://")
+    if url.scheme == "http" and not is_loopback(url.hostname):
+        raise ValueError(
+            "must begin with https://: credentials go there, and http is for a server on this machine only"
+        )
+    return value.rstrip("/")
+
+
+def _web(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise ValueError("must be a URL that begins with https:// or http://")
+    return value.rstrip("/")
+
+
+def _secret_web(value: SecretStr) -> SecretStr:
+    _web(value.get_secret_value())
+    return value
+
+
+def _postgres(value: SecretStr) -> SecretStr:
+    url = urlsplit(value.get_secret_value())
+    if url.scheme not in _POSTGRES:
+        raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
+    return value
+
+
+def _archive(value: str) -> str:
+    scheme, separator, _ = value.partition("://")
+    if separator and scheme not in _OBJECT_STORES:
+        raise ValueError(f"must be a folder or the URL of an object store ({', '.join(_OBJECT_STORES)}://…)")
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):  # not found, not a name, a folder of names
+        raise ValueError(f"{value!r} is no known time zone: use an IANA name such as Europe/London") from None
+    return value
+
+
+def _cron(value: str) -> str:
+    try:
+        CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        raise ValueError(f"{value!r} is no cron expression of five fields, like '15 3 * * *': {error}") from None
+    return value
+
+
+class Variables(BaseSettings):
+    """The environment variables as they are set, each checked by itself. An empty value counts as unset."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    liveperson_account_id: Annotated[str, AfterValidator(_account)] | None = None
+    liveperson_client_id: str | None = None
+    liveperson_client_secret: SecretStr | None = None
+    liveperson_app_key: str | None = None
+    liveperson_app_secret: SecretStr | None = None
+    liveperson_access_token: SecretStr | None = None
+    liveperson_access_token_secret: SecretStr | None = None
+    liveperson_api_url: Annotated[str, AfterValidator(_https)] | None = None
+    liveperson_domain_api_url: Annotated[str, AfterValidator(_https)] = "https://api.liveperson.net"
+    aht_source: Annotated[str, AfterValidator(_identifier)] = "aht_pipeline"
+    aht_page_size: Annotated[int, Field(ge=1, le=500)] = 500
+    aht_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    aht_start_date: date | None = None
+    aht_timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    aht_lookback_days: Annotated[int, Field(ge=1, le=27)] = 3
+    aht_schedule: Annotated[str, AfterValidator(_cron)] = "15 3 * * *"
+    aht_max_rejected_percent: Annotated[float, Field(ge=0, le=100)] = 5
+    aht_home: Path = Path(".aht")
+    aht_archive_url: Annotated[str, AfterValidator(_archive)] | None = None
+    warehouse_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    warehouse_admin_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    dagster_home: Path | None = None
+    aht_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_web)] | None = None
+    aht_ui_url: Annotated[str, AfterValidator(_web)] | None = None
+
+    @property
+    def names_credentials(self) -> bool:
+        return any(
+            (
+                self.liveperson_client_id,
+                self.liveperson_client_secret,
+                self.liveperson_app_key,
+                self.liveperson_app_secret,
+                self.liveperson_access_token,
+                self.liveperson_access_token_secret,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings as the pipeline uses them: complete, consistent, every path absolute.
+
+    demo: works on the demo home, with the simulator as the API; nothing that is configured is touched.
+    keys: None where no credentials are set; what needs the API is refused then.
+    warehouse_url, warehouse_admin_url: None for the embedded server of `home`.
+    dagster_home_is_given: the user's own, used as it is.
+    """
+
+    demo: bool
+    home: Path
+    account_id: str | None
+    keys: ClientCredentialKeys | AppKeys | None
+    api_url: str | None
+    domain_api_url: str
+    source: str
+    page_size: int
+    concurrency: int
+    given_start_date: date | None
+    timezone: str
+    lookback_days: int
+    schedule: str
+    max_rejected_percent: float
+    archive_url: str
+    warehouse_url: str | None = field(repr=False)
+    warehouse_admin_url: str | None = field(repr=False)
+    dagster_home: Path
+    dagster_home_is_given: bool
+    alert_webhook_url: str | None = field(repr=False)
+    ui_url: str | None
+    environment: Mapping[str, str] = field(repr=False)
+    """The variables that give a process in any directory these same settings."""
+
+    @property
+    def start_date(self) -> date:
+        """The first day: as given, else as remembered in the home, else 27 days before today."""
+        if self.given_start_date:
+            return self.given_start_date
+        if self._start_date_file.exists():
+            return date.fromisoformat(self._start_date_file.read_text().strip())
+        return yesterday(self.timezone, datetime.now(UTC)) + timedelta(days=1) - _DEFAULT_START
+
+    def remember_start_date(self) -> None:
+        """Keep the first start's date for good, so that the first day never moves by itself."""
+        if self.warehouse_url is None and not self._start_date_file.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            self._start_date_file.write_text(f"{self.start_date}\n")
+
+    @property
+    def _start_date_file(self) -> Path:
+        return self.home / "start-date"
+
+    def require_account(self) -> str:
+        if self.account_id is None:
+            raise SettingsError("LIVEPERSON_ACCOUNT_ID is not set: it says whose segments these are")
+        return self.account_id
+
+    def require_keys(self) -> ClientCredentialKeys | AppKeys:
+        if self.keys is None:
+            raise SettingsError(
+                "no LivePerson credentials are set: set LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET (or the four "
+                "variables of OAuth 1.0: LIVEPERSON_APP_KEY, LIVEPERSON_APP_SECRET, LIVEPERSON_ACCESS_TOKEN, "
+                "LIVEPERSON_ACCESS_TOKEN_SECRET)"
+            )
+        return self.keys
+
+
+def read_settings() -> Settings:
+    """The settings of the environment and of `.env` in the working directory.
+
+    With neither LivePerson credentials nor WAREHOUSE_URL: those of the demo. Raises SettingsError, naming the variable.
+    """
+    variables = read_variables()
+    if not variables.names_credentials and variables.warehouse_url is None:
+        return _demo(variables)
+    return _real(variables)
+
+
+def read_demo_settings() -> Settings:
+    """The settings of the demo, whatever else is set: only AHT_HOME counts."""
+    return _demo(read_variables())
+
+
+def read_variables() -> Variables:
+    """The variables, each checked by itself. Raises SettingsError that names every wrong one."""
+    try:
+        return Variables()
+    except ValidationError as error:
+        faults = [f"{str(fault['loc'][0]).upper()}: {_reason(fault)}" for fault in error.errors()]
+        raise SettingsError("\n".join(faults)) from None
+
+
+def _reason(fault: Any) -> str:
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def _demo(variables: Variables) -> Settings:
+    home = _absolute(variables.aht_home) / "demo"
+    plain = Variables.model_construct()
+    return Settings(
+        demo=True,
+        home=home,
+        account_id=DEMO_ACCOUNT,
+        keys=None,
+        api_url=None,
+        domain_api_url=plain.liveperson_domain_api_url,
+        source=plain.aht_source,
+        page_size=plain.aht_page_size,
+        concurrency=plain.aht_concurrency,
+        given_start_date=None,
+        timezone=plain.aht_timezone,
+        lookback_days=plain.aht_lookback_days,
+        schedule=plain.aht_schedule,
+        max_rejected_percent=plain.aht_max_rejected_percent,
+        archive_url=str(home / "archive"),
+        warehouse_url=None,
+        warehouse_admin_url=None,
+        dagster_home=home / "dagster",
+        dagster_home_is_given=False,
+        alert_webhook_url=None,
+        ui_url=None,
+        environment={"AHT_HOME": str(_absolute(variables.aht_home))},
+    )
+
+
+def _real(variables: Variables) -> Settings:
+    home = _absolute(variables.aht_home)
+    keys = _keys(variables)
+    if keys and not variables.liveperson_account_id:
+        raise SettingsError("LIVEPERSON_ACCOUNT_ID is not set, but credentials are: set it to the account's number")
+    if variables.warehouse_url and not variables.aht_start_date:
+        raise SettingsError(
+            "AHT_START_DATE is not set: with WAREHOUSE_URL it says the first day to load, as YYYY-MM-DD"
+        )
+    archive_url = variables.aht_archive_url or str(home / "archive")
+    if "://" not in archive_url:
+        archive_url = str(_absolute(Path(archive_url)))
+    dagster_home = _absolute(variables.dagster_home) if variables.dagster_home else None
+    warehouse_url = _open(variables.warehouse_url)
+    return Settings(
+        demo=False,
+        home=home,
+        account_id=variables.liveperson_account_id,
+        keys=keys,
+        api_url=variables.liveperson_api_url,
+        domain_api_url=variables.liveperson_domain_api_url,
+        source=variables.aht_source,
+        page_size=variables.aht_page_size,
+        concurrency=variables.aht_concurrency,
+        given_start_date=variables.aht_start_date,
+        timezone=variables.aht_timezone,
+        lookback_days=variables.aht_lookback_days,
+        schedule=variables.aht_schedule,
+        max_rejected_percent=variables.aht_max_rejected_percent,
+        archive_url=archive_url,
+        warehouse_url=warehouse_url,
+        warehouse_admin_url=_open(variables.warehouse_admin_url) if warehouse_url else None,
+        dagster_home=dagster_home or home / "dagster",
+        dagster_home_is_given=dagster_home is not None,
+        alert_webhook_url=_open(variables.aht_alert_webhook_url),
+        ui_url=variables.aht_ui_url,
+        environment={
+            **_as_environment(variables),
+            "AHT_HOME": str(home),
+            "AHT_ARCHIVE_URL": archive_url,
+            **({"DAGSTER_HOME": str(dagster_home)} if dagster_home else {}),
+        },
+    )
+
+
+def process_environment(settings: Settings) -> dict[str, str]:
+    """The environment for a process of Dagster's: this one's, with exactly these settings and DAGSTER_HOME."""
+    others = {name: value for name, value in os.environ.items() if name.lower() not in Variables.model_fields}
+    return {**others, **settings.environment, "DAGSTER_HOME": str(settings.dagster_home)}
+
+
+def _keys(variables: Variables) -> ClientCredentialKeys | AppKeys | None:
+    """OAuth 2.0 where a client is named, else OAuth 1.0. Raises SettingsError for half a pair."""
+    client = _all_or_none(variables, "liveperson_client_id", "liveperson_client_secret")
+    if client:
+        return ClientCredentialKeys(*client)
+    app = _all_or_none(
+        variables,
+        "liveperson_app_key",
+        "liveperson_app_secret",
+        "liveperson_access_token",
+        "liveperson_access_token_secret",
+    )
+    return AppKeys(*app) if app else None
+
+
+def _all_or_none(variables: Variables, *names: str) -> list[str] | None:
+    values = [_open(getattr(variables, name)) for name in names]
+    missing = [name.upper() for name, value in zip(names, values, strict=True) if not value]
+    if missing and len(missing) < len(names):
+        given = [name.upper() for name, value in zip(names, values, strict=True) if value]
+        raise SettingsError(f"{', '.join(missing)}: not set, but {', '.join(given)} is: they belong together")
+    return None if missing else [value for value in values if value]
+
+
+def _open(value: SecretStr | str | None) -> str | None:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _as_environment(variables: Variables) -> dict[str, str]:
+    values = {name: _open(getattr(variables, name)) for name in variables.model_fields_set}
+    return {name.upper(): str(value) for name, value in values.items() if value is not None}
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
