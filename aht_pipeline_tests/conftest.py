@@ -1,0 +1,43 @@
+"""What every test may use: one real Postgres server for the session, and in it an empty database for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+
+from aht_pipeline import embedded
+from aht_pipeline.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """An embedded server with a home of its own, deleted at the end."""
+    home = tmp_path_factory.mktemp("embedded") / "home"
+    try:
+        yield embedded.start(home)
+    finally:
+        embedded.remove(home)
+
+
+@pytest.fixture
+def database_url(embedded_server: EmbeddedServer) -> Iterator[str]:
+    """The `postgresql+psycopg2://` URL of an empty database, dropped afterwards whoever is still connected."""
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(embedded_server, f"create database {name}")
+    try:
+        yield embedded_server.url(name).replace("postgresql://", "postgresql+psycopg2://", 1)
+    finally:
+        _administer(embedded_server, f"drop database {name} with (force)")
+
+
+def _administer(server: EmbeddedServer, statement: str) -> None:
+    connection = psycopg2.connect(server.url("postgres"))
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
