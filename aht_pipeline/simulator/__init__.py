@@ -1,0 +1,52 @@
+"""A local AHT API for trying and testing: our second, independent reading of the public documentation."""
+
+from aht_pipeline.simulator.authorisation import Credentials
+from aht_pipeline.simulator.exchange import Endpoint
+from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
+from aht_pipeline.simulator.faults import (
+    Cut,
+    Empty,
+    ErrorStatus,
+    Fault,
+    HtmlError,
+    Latency,
+    Meanwhile,
+    Redirect,
+    Reset,
+    RevokeTokens,
+    When,
+    WrongCount,
+)
+from aht_pipeline.simulator.generated import GeneratedTraffic
+from aht_pipeline.simulator.listing import Style
+from aht_pipeline.simulator.server import PortTakenError, RequestRecord, Simulator
+from aht_pipeline.simulator.traffic import ExplicitTraffic, Traffic, segment
+
+__all__ = [
+    "GRAMMAR",
+    "Credentials",
+    "Cut",
+    "Empty",
+    "Endpoint",
+    "ErrorStatus",
+    "ExplicitTraffic",
+    "Fault",
+    "FaultSpecError",
+    "GeneratedTraffic",
+    "HtmlError",
+    "Latency",
+    "Meanwhile",
+    "PortTakenError",
+    "Redirect",
+    "RequestRecord",
+    "Reset",
+    "RevokeTokens",
+    "Simulator",
+    "Style",
+    "Traffic",
+    "When",
+    "WrongCount",
+    "parse_duration",
+    "parse_fault",
+    "segment",
+]

@@ -1,0 +1,198 @@
+"""What goes wrong, and when: small values that compose."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import Any
+
+import msgspec
+
+from aht_pipeline.simulator.exchange import Endpoint, Reply, Request, Sent, json_reply
+
+
+@dataclass(frozen=True)
+class When:
+    """Which requests a fault strikes: all of them, narrowed by every field that is given.
+
+    Only requests that match `on`, `day` and `above` are counted; `after`, `first`, `every` and `chance` go by that
+    count, and `first` and `every` count from `after` on.
+    day: the UTC day in which the middle of the request's window lies.
+    above: strikes while more requests than this are under way, this one included.
+    """
+
+    first: int | None = None
+    after: int = 0
+    every: int | None = None
+    burst: int = 1
+    chance: float | None = None
+    seed: int = 0
+    day: date | None = None
+    above: int | None = None
+    on: Endpoint = Endpoint.SEGMENTS
+
+    def matches(self, request: Request, in_flight: int) -> bool:
+        return (
+            request.endpoint is self.on
+            and (self.day is None or request.day == self.day)
+            and (self.above is None or in_flight > self.above)
+        )
+
+    def picks(self, number: int) -> bool:
+        """Whether it strikes the `number`th matching request, from 1."""
+        since = number - self.after
+        return (
+            since > 0
+            and (self.first is None or since <= self.first)
+            and (self.every is None or (since >= self.every and since % self.every < self.burst))
+            and (self.chance is None or random.Random(f"{self.seed} {number}").random() < self.chance)  # noqa: S311
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Waits before answering."""
+
+    delay: timedelta
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class ErrorStatus:
+    """An error as the API words it: with an `internalCode` from 500 on, without a body for 429."""
+
+    status: int
+    retry_after_s: float | None = None
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class HtmlError:
+    """An error page of something in between."""
+
+    status: int = 502
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Reset:
+    """A TCP reset instead of an answer."""
+
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Half of the right body: fewer bytes than Content-Length says, or, `as_json`, as many, which are no JSON."""
+
+    as_json: bool = False
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class RevokeTokens:
+    """Every token granted so far is refused, this request's first."""
+
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """A 302 to this URL."""
+
+    to: str
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Empty:
+    """No segments, under this count; None: under the right one."""
+
+    count: int | None = None
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class WrongCount:
+    """A count that is off by `by`."""
+
+    by: int
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """Does something just before the request is answered, such as adding or restating rows between two pages."""
+
+    act: Callable[[], object]
+    when: When = When()
+
+
+Fault = Latency | ErrorStatus | HtmlError | Reset | Cut | RevokeTokens | Redirect | Empty | WrongCount | Meanwhile
+
+
+def strike(fault: Fault, answer: Callable[[], Reply], revoke_tokens: Callable[[], None]) -> Reply:
+    """The reply under this fault. `answer` makes the one that it spoils: the right one, or the next fault's."""
+    match fault:
+        case Latency(delay):
+            time.sleep(delay.total_seconds())
+            return answer()
+        case ErrorStatus(status, retry_after_s):
+            headers = () if retry_after_s is None else (("Retry-After", f"{retry_after_s:g}"),)
+            return replace(_error(status), headers=headers)
+        case HtmlError(status):
+            page = f"<html><head><title>{status}</title></head><body><h1>{status} from a gateway</h1></body></html>"
+            return Reply(status, page.encode(), content_type="text/html")
+        case Reset():
+            return Reply(0, sent=Sent.RESET)
+        case Cut(as_json):
+            reply = answer()
+            return replace(reply, body=_half(reply.body)) if as_json else replace(reply, sent=Sent.SHORT)
+        case RevokeTokens():
+            revoke_tokens()
+            return answer()
+        case Redirect(to):
+            return Reply(302, headers=(("Location", to),))
+        case Empty(count):
+            return _edited(answer(), lambda body: _emptied(body, count))
+        case WrongCount(by):
+            return _edited(answer(), lambda body: _miscounted(body, by))
+        case Meanwhile(act):
+            act()
+            return answer()
+
+
+def _error(status: int) -> Reply:
+    if status >= 500:
+        return json_reply(status, {"internalCode": str(uuid.uuid4()), "message": "An internal error occurred"})
+    if status == 429:
+        return Reply(429)
+    return json_reply(status, {"message": f"The request was answered with {status}"})
+
+
+def _half(body: bytes) -> bytes:
+    return body[: len(body) // 2]
+
+
+def _emptied(body: dict[str, Any], count: int | None) -> None:
+    body["segments"] = []
+    if count is not None and "pagination" in body:
+        body["pagination"]["count"] = count
+
+
+def _miscounted(body: dict[str, Any], by: int) -> None:
+    if "pagination" in body:
+        body["pagination"]["count"] += by
+
+
+def _edited(reply: Reply, edit: Callable[[dict[str, Any]], None]) -> Reply:
+    """The reply with its JSON body changed; an error is left as it is."""
+    if reply.status != 200:
+        return reply
+    body = msgspec.json.decode(reply.body)
+    edit(body)
+    return replace(reply, body=msgspec.json.encode(body))
