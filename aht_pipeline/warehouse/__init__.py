@@ -1,1 +1,38 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
+
+from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
+from aht_pipeline.warehouse.ledger import DayRecord, day_records, loaded_timezone, record_refusal
+from aht_pipeline.warehouse.load import LedgerMismatch, LoadFacts, LoadResult, RejectedTooMany, load_day
+from aht_pipeline.warehouse.locks import DayBusy
+from aht_pipeline.warehouse.merge import ForeignSegment
+from aht_pipeline.warehouse.migrate import (
+    NotMigrated,
+    current_revision,
+    downgrade,
+    head_revision,
+    require_current,
+    upgrade,
+)
+
+__all__ = [
+    "DayBusy",
+    "DayRecord",
+    "ForeignSegment",
+    "LedgerMismatch",
+    "LoadFacts",
+    "LoadResult",
+    "NotMigrated",
+    "RejectedTooMany",
+    "WarehouseError",
+    "current_revision",
+    "day_records",
+    "downgrade",
+    "engine",
+    "head_revision",
+    "libpq_url",
+    "load_day",
+    "loaded_timezone",
+    "record_refusal",
+    "require_current",
+    "upgrade",
+]

@@ -62,7 +62,7 @@ def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None
     """Run `COPY … FROM STDIN` in the connection's transaction, reading `source` to its end."""
     raw = connection.connection
     try:
-        raw.cursor().copy_expert(statement, source, _COPY_CHUNK)  # type: ignore[attr-defined]
+        raw.cursor().copy_expert(statement, source, _COPY_CHUNK)
     except psycopg2.Error as error:
         if raw.driver_connection is None or raw.driver_connection.closed:
             connection.invalidate(error)  # else the roll-back fails, and hides why

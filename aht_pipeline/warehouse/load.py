@@ -1,0 +1,205 @@
+"""Loads one day: segments, rejects and the ledger's row in one transaction, and only when every figure adds up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from psycopg2.extensions import TransactionRollbackError
+
+from aht_pipeline.days import Day
+from aht_pipeline.errors import AhtError
+from aht_pipeline.warehouse.connection import WarehouseError
+from aht_pipeline.warehouse.locks import hold_day
+from aht_pipeline.warehouse.merge import create_stage, merge
+from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
+from aht_pipeline.warehouse.tables import loads
+
+if TYPE_CHECKING:
+    from aht_pipeline.normalize import SegmentBatch
+
+_ATTEMPTS = 3
+_REASONS_SHOWN = 3
+
+
+class LedgerMismatch(AhtError):
+    """The rows of the batches are not as many as the pull reported: nothing was loaded."""
+
+
+class RejectedTooMany(AhtError):
+    """More of the day's rows are unusable than is allowed: nothing was loaded."""
+
+
+@dataclass(frozen=True)
+class LoadFacts:
+    """What is known of a day before its rows are read.
+
+    pulled_at: when the pull began (UTC).
+    reported: segments of the pull; every row of the batches counts towards it.
+    requests: HTTP requests that the pull took.
+    archive_file, archive_sha256: the archived pull that the rows are read from.
+    dagster_run_id: None outside Dagster.
+    max_rejected_percent: the day fails when more than this part of `reported` is rejected.
+    """
+
+    account_id: str
+    day: Day
+    pulled_at: datetime
+    reported: int
+    requests: int
+    archive_file: str
+    archive_sha256: str
+    dagster_run_id: str | None
+    max_rejected_percent: float
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What a load did: `reported` = `inserted` + `updated` + `unchanged` + `rejected` + `outside_day`.
+
+    load_id: the row of `aht.loads`.
+    inserted: segments that were new; updated: of which a stored value changed; unchanged: known already, or known in
+    the state of a newer pull.
+    rejected: rows that are now in `aht.rejected_segments`; outside_day: rows on the edge that belong to a neighbour.
+    settled: whether no late data can be missing.
+    loaded_at: when the load began (UTC).
+    """
+
+    load_id: int
+    reported: int
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+    outside_day: int
+    settled: bool
+    loaded_at: datetime
+
+    @property
+    def loaded(self) -> int:
+        """Segments of the pull that are in the warehouse."""
+        return self.inserted + self.updated + self.unchanged
+
+
+def load_day(
+    warehouse: sa.Engine,
+    facts: LoadFacts,
+    batches: Callable[[], Iterable[SegmentBatch]],
+    lock_wait: timedelta = timedelta(seconds=60),
+) -> LoadResult:
+    """Load a whole, proved pull of a day; on any failure the warehouse is as it was.
+
+    `batches` makes the day's batches, each segment in one of them; they are read once, one at a time, and made again
+    when the transaction lost against another one and is tried again.
+
+    Raises DayBusy, ForeignSegment, LedgerMismatch, RejectedTooMany, WarehouseError, and whatever the batches raise.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            with warehouse.begin() as connection:
+                hold_day(connection, facts.account_id, facts.day, lock_wait)
+                return _load(connection, facts, batches())
+        except sa.exc.DBAPIError as error:
+            if not isinstance(error.orig, TransactionRollbackError):
+                raise
+            lost = error.orig
+    raise WarehouseError(
+        f"day {facts.day} of account {facts.account_id} was not loaded: {_ATTEMPTS} times another transaction on the "
+        f"same rows won. Load the day again. Postgres says: {' '.join(str(lost).split())}"
+    ) from lost
+
+
+@dataclass
+class _Tally:
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    outside_day: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.inserted + self.updated + self.unchanged + self.rejected + self.outside_day
+
+
+def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[SegmentBatch]) -> LoadResult:
+    loaded_at = datetime.now(UTC)
+    tally, reasons = _Tally(), Counter[str]()
+    unresolved = unresolved_rejects(connection, facts.account_id, facts.day)
+    mended: list[str] = []
+    create_stage(connection)
+    for batch in batches:
+        merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at)
+        keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at)
+        if unresolved:
+            mended += [sha for segment_id in batch.frame["segment_id"] for sha in unresolved.get(segment_id, ())]
+        tally.inserted += merged.inserted
+        tally.updated += merged.updated
+        tally.unchanged += merged.unchanged
+        tally.rejected += len(batch.rejects)
+        tally.outside_day += batch.outside_day
+        reasons.update(reason for reject in batch.rejects for reason in reject.reasons)
+        _refuse_too_many(facts, tally, reasons)
+    resolve_rejects(connection, facts.account_id, mended, loaded_at)
+    if tally.rows != facts.reported:
+        raise LedgerMismatch(
+            f"day {facts.day} of account {facts.account_id}: {facts.reported} segments were reported, but "
+            f"{tally.rows} rows came out of {facts.archive_file}. Nothing was loaded; pull the day again."
+        )
+    return _enter(connection, facts, tally, loaded_at)
+
+
+def _refuse_too_many(facts: LoadFacts, tally: _Tally, reasons: Counter[str]) -> None:
+    """At once, not at the end: the rest of the day cannot make it better."""
+    if tally.rejected * 100 <= facts.max_rejected_percent * facts.reported:
+        return
+    most = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(_REASONS_SHOWN))
+    raise RejectedTooMany(
+        f"day {facts.day} of account {facts.account_id}: {tally.rejected} of the first {tally.rows} rows (of "
+        f"{facts.reported}) cannot be loaded, more than the {facts.max_rejected_percent:g} % of the day that "
+        f"AHT_MAX_REJECTED_PERCENT allows. Most often: {most}. Nothing was loaded."
+    )
+
+
+def _enter(connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at: datetime) -> LoadResult:
+    """Write the ledger's row."""
+    window, settled = facts.day.window, facts.day.is_settled_by(facts.pulled_at)
+    load_id = connection.execute(
+        sa.insert(loads)
+        .values(
+            account_id=facts.account_id,
+            day=facts.day.date,
+            timezone=facts.day.timezone,
+            window_start=window.start,
+            window_end=window.end,
+            pulled_at=facts.pulled_at,
+            loaded_at=loaded_at,
+            dagster_run_id=facts.dagster_run_id,
+            archive_file=facts.archive_file,
+            archive_sha256=facts.archive_sha256,
+            requests=facts.requests,
+            reported=facts.reported,
+            inserted=tally.inserted,
+            updated=tally.updated,
+            unchanged=tally.unchanged,
+            rejected=tally.rejected,
+            outside_day=tally.outside_day,
+            settled=settled,
+        )
+        .returning(loads.c.load_id)
+    ).scalar_one()
+    return LoadResult(
+        load_id=load_id,
+        reported=facts.reported,
+        inserted=tally.inserted,
+        updated=tally.updated,
+        unchanged=tally.unchanged,
+        rejected=tally.rejected,
+        outside_day=tally.outside_day,
+        settled=settled,
+        loaded_at=loaded_at,
+    )

@@ -1,0 +1,161 @@
+"""Brings a batch of segments into `agent_segments`: COPY to a staging table, then an upsert of what is new or differs.
+
+Re-reading a day mostly meets rows that are known and equal. The upsert alone would lock each of them, which writes; so
+rows are first compared through the key, and only those that are new or differ reach it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from aht_pipeline.errors import AhtError
+from aht_pipeline.warehouse.connection import copy_in
+from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_names = [column.name for column in SEGMENT_COLUMNS]
+_values = [name for name in _names if name != "segment_id"]
+
+
+def _listed(names: list[str], of: str = "") -> str:
+    return ", ".join(f"{of}.{name}" if of else name for name in names)
+
+
+# From here to the class only names of our own columns are put into the text.
+
+# Typed and collated as the table is: probing a "C" key with another collation would scan the table for every row.
+_CREATE_STAGE = sa.text(
+    f"""
+    CREATE TEMPORARY TABLE staged_segments ON COMMIT DROP AS
+    SELECT {_listed(_names)} FROM aht.agent_segments WITH NO DATA
+    """  # noqa: S608
+)
+
+_COPY = f"COPY pg_temp.staged_segments ({_listed(_names)}) FROM STDIN WITH (FORMAT csv)"
+
+# OFFSET 0 keeps the planner from turning the probes of the key into a scan of the whole table.
+# The UPDATE's own conditions hold against rows that another session committed since the comparison.
+MERGE = sa.text(
+    f"""
+    WITH changed AS (
+        SELECT staged.*
+        FROM pg_temp.staged_segments AS staged
+        LEFT JOIN LATERAL (
+            SELECT * FROM aht.agent_segments AS stored WHERE stored.segment_id = staged.segment_id OFFSET 0
+        ) AS known ON true
+        WHERE known.segment_id IS NULL
+            OR known.account_id <> :account_id
+            OR known.pulled_at <= :pulled_at
+                AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "staged")})
+    ),
+    written AS (
+        INSERT INTO aht.agent_segments AS known
+            ({_listed(_names)}, account_id, pulled_at, first_loaded_at, updated_at, revision)
+        SELECT {_listed(_names)}, :account_id, :pulled_at, :loaded_at, :loaded_at, 1 FROM changed
+        ON CONFLICT (segment_id) DO UPDATE SET
+            ({_listed(_values)}) = ROW ({_listed(_values, "excluded")}),
+            pulled_at = excluded.pulled_at,
+            updated_at = excluded.updated_at,
+            revision = known.revision + 1
+        WHERE known.account_id = excluded.account_id
+            AND known.pulled_at <= excluded.pulled_at
+            AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "excluded")})
+        RETURNING (xmax = 0) AS is_new
+    )
+    SELECT
+        (SELECT count(*) FROM changed) AS changed,
+        count(*) FILTER (WHERE is_new) AS inserted,
+        count(*) FILTER (WHERE NOT is_new) AS updated
+    FROM written
+    """  # noqa: S608
+)
+
+_FOREIGN = sa.text(
+    """
+    SELECT known.segment_id, known.account_id
+    FROM pg_temp.staged_segments AS staged
+    CROSS JOIN LATERAL (
+        SELECT * FROM aht.agent_segments AS stored WHERE stored.segment_id = staged.segment_id OFFSET 0
+    ) AS known
+    WHERE known.account_id <> :account_id
+    LIMIT 1
+    """
+)
+
+
+class ForeignSegment(AhtError):
+    """A segment of the pull is in the warehouse already, under another account."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of the rows of one batch; the three add up to its rows."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+def create_stage(connection: sa.Connection) -> None:
+    """Make ready for `merge` for the rest of the transaction."""
+    connection.execute(sa.text("SET LOCAL timezone = 'UTC'"))  # of the times in the CSV
+    connection.execute(sa.text("SET LOCAL jit = off"))  # compiling takes longer than a batch
+    connection.execute(_CREATE_STAGE)
+
+
+def merge(
+    connection: sa.Connection, account_id: str, frame: pd.DataFrame, pulled_at: datetime, loaded_at: datetime
+) -> Merged:
+    """Bring the segments of a frame, each id once, into the table. Raises ForeignSegment."""
+    connection.execute(sa.text("TRUNCATE pg_temp.staged_segments"))
+    copy_in(connection, _COPY, _csv(frame))
+    counted = connection.execute(
+        MERGE, {"account_id": account_id, "pulled_at": pulled_at, "loaded_at": loaded_at}
+    ).one()
+    if counted.inserted + counted.updated < counted.changed:
+        _refuse_foreign(connection, account_id)
+    return Merged(counted.inserted, counted.updated, len(frame) - counted.inserted - counted.updated)
+
+
+def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
+    foreign = connection.execute(_FOREIGN, {"account_id": account_id}).first()
+    if foreign is not None:
+        raise ForeignSegment(
+            f"segment {foreign.segment_id} of account {account_id} is in the warehouse as one of account "
+            f"{foreign.account_id}. Nothing was loaded; check that LIVEPERSON_ACCOUNT_ID belongs to this warehouse."
+        )
+
+
+def _csv(frame: pd.DataFrame) -> Any:
+    """The frame as Postgres reads it, ordered by the key: twice as fast to merge, and no two loads lock crosswise."""
+    import pyarrow as pa  # takes longer to import than to ask the warehouse where it stands
+    from pyarrow import csv
+
+    table = pa.Table.from_pandas(frame[_names], preserve_index=False).sort_by("segment_id")
+    plain = pa.table([_plain(column) for column in table.columns], names=_names)
+    sink = pa.BufferOutputStream()
+    csv.write_csv(plain, sink, csv.WriteOptions(include_header=False))  # quotes all text, so that "" is not null
+    return pa.BufferReader(sink.getvalue())
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What CSV can hold: times without a zone (several times as fast to write), lists as Postgres's array text."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us"))
+    if not pa.types.is_list(column.type):
+        return column
+    lists = pa.concat_arrays(column.chunks)
+    escaped = pc.replace_substring(pc.replace_substring(lists.values, "\\", "\\\\"), '"', '\\"')
+    quoted = pc.binary_join_element_wise('"', escaped, '"', "")
+    joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, quoted), ",")
+    return pa.chunked_array([pc.binary_join_element_wise("{", joined, "}", "")])
