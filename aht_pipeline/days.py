@@ -11,7 +11,7 @@ LATENESS = timedelta(hours=24)
 """How long after its close a segment may take to appear (AHT API overview: "up to 24 hours")."""
 
 MEMORY_IN_DOUBT = timedelta(days=27)
-"""From this age of a day's end on, an empty answer may mean "forgotten": the API keeps one month, and a month can be 28 days."""
+"""From this age of a day's end on, an empty answer may mean "forgotten": the API keeps a month, at least 28 days."""
 
 MAY_BE_LOST_AFTER = timedelta(days=28)
 """From a day's start: when the API may forget it (the shortest month)."""

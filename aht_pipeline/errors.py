@@ -9,3 +9,7 @@ class AhtError(Exception):
 
 class SettingsError(AhtError):
     """A setting is missing or wrong; the text names the variable. Raised before any work (exit code 2)."""
+
+
+class CannotTell(AhtError):
+    """The command cannot begin as things stand, and has changed nothing (exit code 2)."""

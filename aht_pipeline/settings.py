@@ -23,7 +23,7 @@ from aht_pipeline.errors import SettingsError
 DEMO_ACCOUNT = "demo"
 
 _DEFAULT_START = timedelta(days=27)  # before the first start: what the API still remembers
-_OBJECT_STORES = ("s3", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
+_OBJECT_STORES = ("s3", "gs", "az", "file")
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 
 

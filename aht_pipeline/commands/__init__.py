@@ -1,0 +1,1 @@
+"""What each `aht-pipeline` command does; `cli` names them, and imports the one that is called."""

@@ -1,0 +1,152 @@
+"""`load`: days through Dagster, in this process, with progress as they come."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aht_pipeline.commands.configured import configured
+from aht_pipeline.days import date_range, yesterday
+from aht_pipeline.errors import SettingsError
+from aht_pipeline.home import open_warehouse, prepare_dagster_home
+from aht_pipeline.settings import Settings
+
+if TYPE_CHECKING:  # Dagster is imported when the settings are right and there is work
+    import dagster as dg
+
+    from aht_pipeline.pipeline import Done
+
+Span = tuple[date, date]
+
+
+def run_load(first: date | None, last: date | None, replay: bool) -> int:
+    """0 when every day is complete, 1 when one failed. Raises SettingsError before any work."""
+    settings = configured()
+    settings.require_account()
+    if not (settings.demo or replay):
+        settings.require_keys()
+    given = _given_span(settings, first, last)
+    open_warehouse(settings).dispose()
+    spans = [given] if given else _spans_of_the_night(settings)
+    if not spans:
+        click.echo("No day since the start date is complete yet: nothing to load.")
+        return 0
+    return 1 if materialise(settings, spans, replay=replay).failures else 0
+
+
+@dataclass
+class Outcome:
+    """What became of the days: how many segments each has, and why the others failed."""
+
+    loaded: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) -> Outcome:
+    """Materialise these ranges of days, each as one Dagster run, and tell of every day as it is done."""
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
+    import dagster as dg
+
+    from aht_pipeline.defs import build_defs
+    from aht_pipeline.defs.assets import RAW, SEGMENTS
+    from aht_pipeline.defs.schedules import RANGE_END, RANGE_START
+
+    outcome = Outcome()
+    days = sum((last - first).days + 1 for first, last in spans)
+    with _progress(days) as tell, dg.DagsterInstance.get() as instance:
+
+        def announce(key: dg.AssetKey, done: Done[Any]) -> None:
+            day = str(done.day)
+            if done.failure is not None:
+                outcome.failures[day] = done.failure
+                tell(f"{day}  failed: {done.failure}")
+            elif key == SEGMENTS and done.result is not None:
+                load = done.result.load
+                outcome.loaded[day] = load.inserted + load.updated + load.unchanged
+                tell(
+                    f"{day}  {outcome.loaded[day]:>9,} segments: {load.inserted:,} new, {load.updated:,} updated, "
+                    f"{load.unchanged:,} unchanged, {load.rejected:,} rejected"
+                    f"{'' if load.settled else ' (provisional)'}"
+                )
+
+        job = build_defs(settings, announce).resolve_implicit_global_asset_job_def()
+        for first, last in spans:
+            result = job.execute_in_process(
+                instance=instance,
+                asset_selection=[SEGMENTS] if replay else [RAW, SEGMENTS],
+                tags={RANGE_START: str(first), RANGE_END: str(last)},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                raise_on_error=False,
+            )
+            _note_what_never_ran(result, outcome, first, last)
+    _tell_the_end(outcome, days)
+    return outcome
+
+
+def _note_what_never_ran(result: dg.ExecuteInProcessResult, outcome: Outcome, first: date, last: date) -> None:
+    """A run that ended before its days were tried (the warehouse went away, a crash) fails each of them."""
+    if result.success:
+        return
+    untried = [str(day) for day in date_range(first, last) if str(day) not in outcome.loaded | outcome.failures]
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    reason = next((error.cause or error for error in errors if error), None)
+    for day in untried:
+        outcome.failures[day] = reason.message.strip() if reason else "the run failed before it came to this day"
+        click.echo(f"{day}  failed: {outcome.failures[day]}", err=True)
+
+
+def _given_span(settings: Settings, first: date | None, last: date | None) -> Span | None:
+    """The asked-for days. Raises SettingsError, naming the allowed range, for a day outside it."""
+    start, end = settings.start_date, yesterday(settings.timezone, datetime.now(UTC))
+    if first is None and last is None:
+        return None
+    span = (first or start, last or end)
+    for day in span:
+        if not start <= day <= end:
+            raise SettingsError(
+                f"{day} cannot be loaded: days from {start} (the start date) to {end} (yesterday in "
+                f"{settings.timezone}) can"
+            )
+    if span[0] > span[1]:
+        raise SettingsError(f"--from {span[0]} comes after --to {span[1]}: days from {start} to {end} can be loaded")
+    return span
+
+
+def _spans_of_the_night(settings: Settings) -> list[Span]:
+    from aht_pipeline.defs.schedules import ranges_of_the_night
+
+    return ranges_of_the_night(settings, datetime.now(UTC))
+
+
+@contextmanager
+def _progress(days: int) -> Iterator[Any]:
+    """Something that takes a line a day: above a progress bar on a terminal, plain elsewhere."""
+    if not sys.stdout.isatty():
+        click.echo(f"Loading {days} days ...")
+        yield click.echo
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("load", total=days)
+
+        def tell(line: str) -> None:
+            progress.console.print(line, highlight=False, markup=False)
+            progress.advance(task)
+
+        yield tell
+
+
+def _tell_the_end(outcome: Outcome, days: int) -> None:
+    segments = sum(outcome.loaded.values())
+    click.echo(f"{len(outcome.loaded)} of {days} days are complete, with {segments:,} segments.")
+    if outcome.failures:
+        click.echo(f"{len(outcome.failures)} failed: {', '.join(sorted(outcome.failures))}", err=True)

@@ -1,0 +1,30 @@
+"""What Dagster sees of the pipeline: partitions, assets, the schedule. It wires; the work is done in the rooms."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from aht_pipeline.defs.assets import Announce, segments_by_day
+from aht_pipeline.defs.resources import pipeline_resource
+from aht_pipeline.defs.schedules import nightly
+from aht_pipeline.settings import Settings
+
+__all__ = ["Announce", "build_defs"]
+
+
+def build_defs(settings: Settings, announce: Announce | None = None) -> dg.Definitions:
+    """Everything that a code location holds, for these settings; nothing is opened before a run or a tick needs it.
+
+    announce: told of each step of each day as it is done, for whoever watches the run.
+    """
+    assets = segments_by_day(settings, announce or _say_nothing)
+    return dg.Definitions(
+        assets=[assets],
+        schedules=[nightly(settings, assets)],
+        resources={"pipeline": pipeline_resource(settings)},
+        executor=dg.in_process_executor,  # a process a step costs seconds, and a day's memory is small
+    )
+
+
+def _say_nothing(*_: object) -> None:
+    pass

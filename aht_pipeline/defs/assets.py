@@ -1,0 +1,131 @@
+"""The two assets, day by day: the raw pull in the archive, and the table of agent segments."""
+
+# No `from __future__ import annotations` here: Dagster reads the annotation of `context` as it is.
+
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from aht_pipeline.defs.metadata import column_schema, load_metadata, pull_metadata
+from aht_pipeline.settings import Settings
+
+if TYPE_CHECKING:  # pandas and the like are imported by the run that works with them
+    from aht_pipeline.pipeline import Done, Loaded, Pipeline, Pulled
+
+RAW = dg.AssetKey("raw_agent_segments")
+SEGMENTS = dg.AssetKey("agent_segments")
+
+DAYS_A_RUN = 31
+
+Announce = Callable[[dg.AssetKey, "Done[Any]"], None]
+
+
+def segments_by_day(settings: Settings, announce: Announce) -> dg.AssetsDefinition:
+    """Both assets as one step, so that exactly the days that fail are shown as failed.
+
+    Two assets of their own could not do that: a failing day would fail every day of the range downstream, or none.
+    """
+    days = dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat(), timezone=settings.timezone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
+        return _define(settings, announce, days)
+
+
+def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="agent_segments_by_day",
+        specs=[_raw_spec(settings), _segments_spec()],
+        partitions_def=days,
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
+        required_resource_keys={"pipeline"},
+    )
+    def agent_segments_by_day(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        from aht_pipeline.days import Day
+        from aht_pipeline.pipeline import ahead, attempt
+
+        pipeline: Pipeline = context.resources.pipeline
+        keys = context.selected_asset_keys
+        partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
+        failures: dict[str, str] = {}
+
+        for pulled in ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions):
+            if RAW in keys:
+                _report(context, announce, RAW, pulled, pull_metadata)
+            if SEGMENTS in keys and pulled.result is not None:
+                load = partial(_load, pipeline, pulled.result, context.run_id)
+                loaded = attempt(load, pulled.day)
+                _report(context, announce, SEGMENTS, loaded, load_metadata)
+                failure = loaded.failure
+            else:
+                failure = pulled.failure
+                if RAW not in keys:
+                    _report(context, announce, SEGMENTS, pulled, pull_metadata)
+            if failure is not None:
+                failures[str(pulled.day)] = failure
+
+        if failures:
+            raise _failed(failures, len(partitions))
+        yield from ()  # Dagster takes a function that returns nothing for one that forgot its result
+
+    return agent_segments_by_day
+
+
+def _load(pipeline: "Pipeline", pulled: "Pulled", run_id: str, _: Any) -> "Loaded":
+    return pipeline.load(pulled.stored, run_id)
+
+
+def _report(
+    context: dg.AssetExecutionContext,
+    announce: Announce,
+    key: dg.AssetKey,
+    done: "Done[Any]",
+    metadata: Callable[["Done[Any]"], dict[str, Any]],
+) -> None:
+    """Tell of a day as soon as it is done: a crash of a later day takes nothing back."""
+    if done.failure is None:
+        context.log_event(dg.AssetMaterialization(asset_key=key, partition=str(done.day), metadata=metadata(done)))
+    else:
+        context.log.error("%s of %s failed: %s", key.to_user_string(), done.day, done.failure)
+    announce(key, done)
+
+
+def _failed(failures: dict[str, str], days: int) -> dg.Failure:
+    """The run's failure: which days, why each of them. Dagster shows these days red, and all others as they are."""
+    reasons = "\n".join(f"{day}: {reason}" for day, reason in failures.items())
+    return dg.Failure(
+        description=f"{len(failures)} of {days} days failed, the others are loaded. A day that was loaded before keeps "
+        f"what it has.\n{reasons}",
+        metadata={day: dg.MetadataValue.text(reason) for day, reason in failures.items()},
+        allow_retries=False,  # what may pass was tried again in the day itself
+    )
+
+
+def _raw_spec(settings: Settings) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        RAW,
+        skippable=True,
+        group_name="actual_handle_time",
+        kinds={"rest"},
+        description="The agent segments that closed on this day, as LivePerson's Actual Handle Time API sent them: "
+        "pulled whole, proved complete, and kept for ever in the archive.",
+        metadata={"dagster/uri": settings.archive_url},
+    )
+
+
+def _segments_spec() -> dg.AssetSpec:
+    return dg.AssetSpec(
+        SEGMENTS,
+        deps=[RAW],
+        skippable=True,
+        group_name="actual_handle_time",
+        kinds={"postgres", "pandas"},
+        description="One row for each agent segment that closed on this day, upserted by `segment_id` into "
+        "`aht.agent_segments`. Selected alone, it loads the archive's latest complete pull of the day, "
+        "without calling the API (a replay).",
+        metadata={"dagster/table_name": "aht.agent_segments", "dagster/column_schema": column_schema()},
+    )

@@ -1,0 +1,73 @@
+"""What a materialisation says of itself, under Dagster's own names where it has one, so that the UI plots it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from aht_pipeline.days import iso
+from aht_pipeline.warehouse.tables import agent_segments
+
+if TYPE_CHECKING:
+    from aht_pipeline.archive import StoredPull
+    from aht_pipeline.pipeline import Done, Loaded, Pulled
+
+
+def column_schema() -> dg.TableSchema:
+    """The table's columns, with the descriptions that its SQL comments carry."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                type=str(column.type).lower(),
+                description=column.comment,
+                constraints=dg.TableColumnConstraints(nullable=bool(column.nullable), unique=bool(column.primary_key)),
+            )
+            for column in agent_segments.columns
+        ]
+    )
+
+
+def pull_metadata(done: Done[Pulled]) -> dict[str, Any]:
+    assert done.result is not None  # noqa: S101 - only what succeeded is reported
+    stored = done.result.stored
+    return {
+        "dagster/partition_row_count": stored.pull.reported,
+        **_of_the_pull(stored),
+        "requests": stored.pull.requests,
+        "retries": stored.pull.retries,
+        "bytes": stored.size_bytes,
+        "seconds": round(done.seconds, 3),
+    }
+
+
+def load_metadata(done: Done[Loaded]) -> dict[str, Any]:
+    assert done.result is not None  # noqa: S101 - only what succeeded is reported
+    loaded, load = done.result, done.result.load
+    return {
+        "dagster/partition_row_count": load.inserted + load.updated + load.unchanged,
+        **_of_the_pull(loaded.stored),
+        "reported": load.reported,
+        "inserted": load.inserted,
+        "updated": load.updated,
+        "unchanged": load.unchanged,
+        "rejected": load.rejected,
+        "outside_day": load.outside_day,
+        "state": "settled" if load.settled else "provisional",
+        "load_id": load.load_id,
+        "seconds": round(done.seconds, 3),
+        **({"unknown_fields": sorted(loaded.unknown_fields)} if loaded.unknown_fields else {}),
+        **({"unknown_end_reasons": sorted(loaded.unknown_end_reasons)} if loaded.unknown_end_reasons else {}),
+    }
+
+
+def _of_the_pull(stored: StoredPull) -> dict[str, Any]:
+    window = stored.pull.day.window
+    return {
+        "window_start": iso(window.start),
+        "window_end": iso(window.end),
+        "pulled_at": dg.MetadataValue.timestamp(stored.pull.pulled_at),
+        "complete": True,  # a pull that is not proved complete is no pull
+        "archive_file": stored.file,
+    }

@@ -1,0 +1,192 @@
+"""Opens what the settings name: the warehouse, the API, the archive, and Dagster's own home."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from aht_pipeline import embedded
+from aht_pipeline.credentials import ClientCredentialKeys
+from aht_pipeline.errors import CannotTell, SettingsError
+from aht_pipeline.settings import DEMO_ACCOUNT, Settings
+from aht_pipeline.warehouse import engine, loaded_timezone, require_current, upgrade
+
+if TYPE_CHECKING:  # what needs no API starts without it
+    from aht_pipeline.pipeline import Pipeline
+    from aht_pipeline.source import AhtApi
+
+log = logging.getLogger(__name__)
+
+WAREHOUSE_DATABASE = "warehouse"
+DAGSTER_DATABASE = "dagster"
+
+_DEMO_SEGMENTS_A_DAY = 2_000
+
+
+class NoHome(CannotTell):
+    """There is no warehouse to look at yet, and looking does not make one."""
+
+
+def open_warehouse(settings: Settings) -> sa.Engine:
+    """The warehouse, ready to be loaded.
+
+    The embedded server is started where it is not running, and migrated. A given one is used as it is: raises
+    NotMigrated where it is not at the newest migration. Raises SettingsError when it was loaded in another time zone.
+    """
+    if settings.warehouse_url is None:
+        settings.remember_start_date()
+        url = start_server(settings).url(WAREHOUSE_DATABASE)
+        upgrade(url)
+        warehouse = engine(url)
+    else:
+        warehouse = engine(settings.warehouse_url)
+        require_current(warehouse)
+    refuse_another_timezone(settings, warehouse)
+    return warehouse
+
+
+def look_at_warehouse(settings: Settings) -> sa.Engine:
+    """The warehouse for reading only: nothing is made or migrated. Raises NoHome where there is none yet."""
+    warehouse = engine(warehouse_url(settings))
+    require_current(warehouse)
+    return warehouse
+
+
+def warehouse_url(settings: Settings) -> str:
+    """The warehouse's URL, of the running embedded server or as given. Starts a server that was made before.
+
+    Raises NoHome, naming the path, where no embedded server was ever made.
+    """
+    if settings.warehouse_url is not None:
+        return settings.warehouse_url
+    if not embedded.exists(settings.home):
+        raise NoHome(f"there is no warehouse at {settings.home}: run `{first_command(settings)}` to make one")
+    return start_server(settings).url(WAREHOUSE_DATABASE)
+
+
+def first_command(settings: Settings) -> str:
+    return "aht-pipeline demo" if settings.demo else "aht-pipeline load"
+
+
+def start_server(settings: Settings) -> embedded.EmbeddedServer:
+    """The home's embedded server, started where it is not running."""
+    return embedded.start(settings.home, (WAREHOUSE_DATABASE, DAGSTER_DATABASE))
+
+
+def refuse_another_timezone(settings: Settings, warehouse: sa.Engine) -> None:
+    """A day of another zone is another day: mixing them would count segments twice or not at all in reports."""
+    if settings.account_id is None:
+        return
+    loaded = loaded_timezone(warehouse, settings.account_id)
+    if loaded is not None and loaded != settings.timezone:
+        raise SettingsError(
+            f"AHT_TIMEZONE is {settings.timezone}, but this warehouse was loaded with {loaded}: set it to {loaded}, "
+            "or load another warehouse"
+        )
+
+
+@contextmanager
+def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
+    """Everything that days run through; the API is connected when the first day is pulled."""
+    from contextlib import ExitStack
+
+    from aht_pipeline.archive import Archive
+    from aht_pipeline.pipeline import Pipeline
+
+    with ExitStack() as stack:
+        pipeline = Pipeline(
+            account_id=settings.require_account(),
+            archive=Archive(settings.archive_url),
+            warehouse=open_warehouse(settings),
+            connect=lambda: stack.enter_context(open_api(settings)),
+            max_rejected_percent=settings.max_rejected_percent,
+        )
+        stack.callback(pipeline.close)
+        yield pipeline
+
+
+@contextmanager
+def open_api(settings: Settings) -> Iterator[AhtApi]:
+    """The AHT API of the account; for the demo a simulator in this process, which serves the same days to every one."""
+    from aht_pipeline.source import AhtApi
+
+    if settings.demo:
+        from aht_pipeline.simulator import Credentials, GeneratedTraffic, Simulator
+
+        known = Credentials()
+        keys = ClientCredentialKeys(known.client_id, known.client_secret)
+        traffic = GeneratedTraffic(account=DEMO_ACCOUNT, segments_per_day=_DEMO_SEGMENTS_A_DAY)
+        with Simulator(traffic, account=DEMO_ACCOUNT, credentials=known) as simulator:
+            yield AhtApi(DEMO_ACCOUNT, keys, api_url=simulator.url)
+        return
+    api = AhtApi(
+        settings.require_account(),
+        settings.require_keys(),
+        api_url=settings.api_url,
+        domain_api_url=settings.domain_api_url,
+        source=settings.source,
+        page_size=settings.page_size,
+        concurrency=settings.concurrency,
+    )
+    try:
+        yield api
+    finally:
+        api.close()
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Dagster's home, with our instance file in it; one that the user gave is used as it is.
+
+    Storage is a database of its own on the embedded server, or SQLite beside a given warehouse: never the warehouse.
+    """
+    home = settings.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    if settings.dagster_home_is_given:
+        return home
+    instance_file = home / "dagster.yaml"
+    text = _INSTANCE
+    if settings.warehouse_url is None:
+        url = start_server(settings).url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://")
+        text += f"storage:\n  postgres:\n    postgres_url: {url}\n"
+    _write_private(instance_file, text)
+    return home
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Whole or not at all, readable by nobody else: it may hold a password."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
+
+
+_INSTANCE = """\
+# Written by aht-pipeline at every start. To use another instance, set DAGSTER_HOME.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_queue:
+  max_concurrent_runs: 4
+run_monitoring:
+  enabled: true
+  max_runtime_seconds: 21600
+run_retries:
+  enabled: true
+  max_retries: 1
+  retry_on_asset_or_op_failure: false
+retention:
+  schedule:
+    purge_after_days: 90
+  sensor:
+    purge_after_days:
+      skipped: 7
+      success: 90
+      failure: -1
+"""

@@ -1,0 +1,163 @@
+"""A day's way from the API into Postgres, and several days in overlap: the next is pulled while one is loaded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+import sqlalchemy as sa
+
+from aht_pipeline.archive import Archive, StoredPull
+from aht_pipeline.days import Day
+from aht_pipeline.errors import AhtError
+from aht_pipeline.normalize import SegmentBatch, find_superseded, normalize
+from aht_pipeline.source import AhtApi, Forgotten, pull_day
+from aht_pipeline.warehouse import LoadFacts, LoadResult, load_day, record_refusal
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class NothingToReplay(AhtError):
+    """The archive holds no complete pull of a day."""
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """One step of one day: its result and how long it took, or the failure that ended it."""
+
+    day: Day
+    seconds: float
+    result: Result | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A day's proved pull, and where the archive keeps it."""
+
+    stored: StoredPull
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A day's load, the pull it came from, and what the API sent that is not documented."""
+
+    stored: StoredPull
+    load: LoadResult
+    unknown_fields: frozenset[str]
+    unknown_end_reasons: frozenset[str]
+
+
+class Pipeline:
+    """The open parts that days run through. The API is connected only when a day is pulled.
+
+    connect: opens the API. max_rejected_percent: a day with more rejects fails.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        archive: Archive,
+        warehouse: sa.Engine,
+        connect: Callable[[], AhtApi],
+        max_rejected_percent: float,
+    ) -> None:
+        self.account_id = account_id
+        self.archive = archive
+        self.warehouse = warehouse
+        self.max_rejected_percent = max_rejected_percent
+        self._connect = connect
+        self._api: AhtApi | None = None
+
+    def close(self) -> None:
+        if self._api:
+            self._api.close()
+        self.warehouse.dispose()
+
+    def pull(self, day: Day) -> Pulled:
+        """Read the day from the API until it is proved complete, and keep it in the archive."""
+        with self.archive.draft() as draft:
+            try:
+                proved = pull_day(self._connected(), day, draft)
+            except Forgotten as refusal:
+                record_refusal(self.warehouse, self.account_id, day.date, str(refusal), datetime.now(UTC))
+                raise
+            return Pulled(self.archive.keep(draft, proved))
+
+    def latest(self, day: Day) -> Pulled:
+        """The day's latest complete pull in the archive. Raises NothingToReplay where there is none."""
+        stored = self.archive.latest(self.account_id, day)
+        if stored is None:
+            raise NothingToReplay(f"{day}: {self.archive} holds no complete pull of this day; load it from the API")
+        return Pulled(stored)
+
+    def load(self, stored: StoredPull, run_id: str | None = None) -> Loaded:
+        """Normalise an archived pull and upsert it: one transaction a day."""
+        pull = stored.pull
+        seen_fields: set[str] = set()
+        seen_end_reasons: set[str] = set()
+
+        def batches() -> Iterator[SegmentBatch]:
+            has_repeats = pull.rows != pull.reported
+            superseded = find_superseded(self.archive.pages(stored)) if has_repeats else None
+            for batch in normalize(self.archive.pages(stored), pull.day.window, superseded):
+                seen_fields.update(batch.unknown_fields)
+                seen_end_reasons.update(batch.unknown_end_reasons)
+                yield batch
+
+        facts = LoadFacts(
+            account_id=pull.account_id,
+            day=pull.day,
+            pulled_at=pull.pulled_at,
+            reported=pull.reported,
+            requests=pull.requests,
+            archive_file=stored.file,
+            archive_sha256=stored.sha256,
+            dagster_run_id=run_id,
+            max_rejected_percent=self.max_rejected_percent,
+        )
+        load = load_day(self.warehouse, facts, batches)
+        return Loaded(stored, load, frozenset(seen_fields), frozenset(seen_end_reasons))
+
+    def _connected(self) -> AhtApi:
+        if self._api is None:
+            self._api = self._connect()
+        return self._api
+
+
+def attempt(step: Callable[[Day], Result], day: Day) -> Done[Result]:
+    """Run one step of one day. Whatever goes wrong in it stays in it: no neighbour fails because of it."""
+    began = time.monotonic()
+    try:
+        result = step(day)
+    except AhtError as failure:
+        return Done(day, time.monotonic() - began, failure=str(failure))
+    except Exception as failure:
+        log.exception("%s: an unforeseen failure", day)
+        return Done(day, time.monotonic() - began, failure=f"unforeseen, please report it: {failure!r}")
+    return Done(day, time.monotonic() - began, result=result)
+
+
+def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:
+    """Each day's step, in order, always one day ahead of the caller."""
+    upcoming = iter(days)
+    running: deque[Future[Done[Result]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="aht-day") as worker:
+
+        def start_another() -> None:
+            if (day := next(upcoming, None)) is not None:
+                running.append(worker.submit(attempt, step, day))
+
+        start_another()
+        while running:
+            done = running.popleft().result()
+            start_another()
+            yield done
