@@ -15,6 +15,8 @@ from aht_pipeline.warehouse.tables import SCHEMA, metadata
 
 
 def run(connection: sa.Connection) -> None:
+    # A role that is named like the schema has it as its default, and then autogenerate looks for tables without schema.
+    connection.dialect.default_schema_name = "public"
     context.configure(
         connection=connection,
         target_metadata=metadata,

@@ -47,7 +47,7 @@ def engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(made, "handle_error")
     def tell(context: sa.engine.ExceptionContext) -> None:
-        if _is_foreseen(context.original_exception):
+        if context.connection is None or _is_foreseen(context.original_exception):
             raise _told(context.original_exception, made.url) from context.original_exception
 
     return made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from psycopg2 import errors
 
-from aht_pipeline.errors import AhtError
+from aht_pipeline.errors import CannotTell
 from aht_pipeline.warehouse.connection import engine
 from aht_pipeline.warehouse.tables import SCHEMA
 
@@ -21,7 +21,7 @@ _LOCK = 0x6168745F6D696772  # "aht_migr"
 _version = sa.table("alembic_version", sa.column("version_num", sa.Text), schema=SCHEMA)
 
 
-class NotMigrated(AhtError):
+class NotMigrated(CannotTell):
     """The warehouse is not at the migration that this code is written for; the text says what brings it there."""
 
 
