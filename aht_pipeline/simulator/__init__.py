@@ -1,6 +1,7 @@
 """A local AHT API for trying and testing: our second, independent reading of the public documentation."""
 
 from aht_pipeline.simulator.authorisation import Credentials
+from aht_pipeline.simulator.calls import CallSegment, CallsFileError, CallTraffic, read_calls
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import (
@@ -24,6 +25,9 @@ from aht_pipeline.simulator.traffic import ExplicitTraffic, Traffic, segment
 
 __all__ = [
     "GRAMMAR",
+    "CallSegment",
+    "CallTraffic",
+    "CallsFileError",
     "Credentials",
     "Cut",
     "Empty",
@@ -48,5 +52,6 @@ __all__ = [
     "WrongCount",
     "parse_duration",
     "parse_fault",
+    "read_calls",
     "segment",
 ]

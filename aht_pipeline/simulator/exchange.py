@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
 
@@ -33,8 +33,8 @@ class Request:
     path: str
     query: str
     parameters: tuple[tuple[str, str], ...]
-    authorization: str
-    body: bytes
+    authorization: str = field(repr=False)
+    body: bytes = field(repr=False)
     endpoint: Endpoint
     account: str
     service: str

@@ -133,7 +133,7 @@ def _when(options: dict[str, str]) -> When:
         "after": _positive,
         "every": _positive,
         "burst": _positive,
-        "chance": float,
+        "chance": _probability,
         "seed": int,
         "day": date.fromisoformat,
         "above": _positive,
@@ -149,6 +149,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _probability(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise ValueError(f"{text!r} is not a chance from 0 to 1")
+    return float(text)
 
 
 def _status(text: str) -> int:

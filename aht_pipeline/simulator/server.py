@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from aht_pipeline.simulator.traffic import Traffic
 
 _HOST = "127.0.0.1"
 _SERVICES = ("agentActivityDomain", "sentinel")
+_LOOKS_FOR_STOP_S = 0.02
 _REQUESTS_KEPT = 100_000
 _STATUSES = frozenset(HTTPStatus)
 
@@ -69,7 +71,7 @@ class Simulator:
     style: how replies are written. max_limit: the greatest `limit` that is accepted.
     one_service, all_services: the shape of the Domain API's two answers. base_uri: what it answers (None: this server).
     now: the time by which segments close, appear and are forgotten; tokens and signatures go by the real clock.
-    port: 0 for any free one. `start` raises PortTakenError.
+    port: 0 for any free one, which it keeps when it is stopped and started again. `start` raises PortTakenError.
     """
 
     def __init__(
@@ -112,7 +114,9 @@ class Simulator:
             raise PortTakenError(
                 f"the simulator cannot listen on {_HOST}:{self._port} ({error.strerror}): choose another port"
             ) from None
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="aht-simulator", daemon=True).start()
+        self._port = self._server.server_address[1]
+        serve = partial(self._server.serve_forever, poll_interval=_LOOKS_FOR_STOP_S)
+        threading.Thread(target=serve, name="aht-simulator", daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -134,9 +138,9 @@ class Simulator:
     @property
     def host(self) -> str:
         """Host and port, without a scheme: what the Domain API answers."""
-        if self._server is None:
-            raise RuntimeError("the simulator is not running")
-        return f"{_HOST}:{self._server.server_address[1]}"
+        if self._port == 0:
+            raise RuntimeError("the simulator has not been started")
+        return f"{_HOST}:{self._port}"
 
     @property
     def url(self) -> str:
@@ -350,6 +354,10 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._connections.discard(request)
         super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that goes away is no error here
+            super().handle_error(request, client_address)
 
     def close_connections(self) -> None:
         """End the idle ones too: a stopped server answers nobody."""

@@ -146,9 +146,6 @@ class ExplicitTraffic:
                 self._days[day] = file_rows(list(self._rows.get(day, {}).values()))
             return self._days[day]
 
-    def __len__(self) -> int:
-        return len(self._raw)
-
     def _put(self, name: str, row: Mapping[str, Any] | bytes, filed: FiledRow) -> None:
         day = from_millis(filed.close_ms).date()
         self._raw[name] = (day, row)
