@@ -6,6 +6,7 @@ import os
 import shutil
 
 import click
+import sqlalchemy as sa
 
 from aht_pipeline import embedded
 from aht_pipeline.commands.configured import configured
@@ -23,14 +24,11 @@ def run_psql(only_url: bool, arguments: tuple[str, ...]) -> None:
     # The embedded psql knows no TLS; for a server of the user's own theirs comes first.
     own = None if settings.warehouse_url is None else shutil.which("psql")
     program = own or str(embedded.binaries() / "psql")
-    plain, password = _without_password(url)
-    environment = {**os.environ, "PGPASSWORD": password} if password else dict(os.environ)
-    os.execve(program, [program, "-d", plain, *arguments], environment)  # noqa: S606 - no shell is wanted
-
-
-def _without_password(url: str) -> tuple[str, str | None]:
-    """The URL as it may stand in a process list, and the password for psql's environment."""
-    from sqlalchemy import make_url
-
-    parsed = make_url(url)
-    return parsed.set(password=None).render_as_string(), parsed.password
+    parsed = sa.make_url(url)
+    in_sight = sa.URL.create(
+        parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query
+    )
+    password = {"PGPASSWORD": parsed.password} if parsed.password else {}  # not in the process list
+    os.execve(  # noqa: S606 - no shell is wanted
+        program, [program, "-d", in_sight.render_as_string(), *arguments], {**os.environ, **password}
+    )

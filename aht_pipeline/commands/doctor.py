@@ -1,0 +1,107 @@
+"""`doctor`: each part of the set-up tried for real, one line each, and the fix beside each fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import click
+import sqlalchemy as sa
+
+from aht_pipeline.commands.configured import configured
+from aht_pipeline.days import Window, from_millis, to_millis
+from aht_pipeline.errors import AhtError
+from aht_pipeline.home import NoHome, refuse_another_timezone, warehouse_url
+from aht_pipeline.settings import Settings
+from aht_pipeline.warehouse import current_revision, engine, require_current
+
+_OLDEST_POSTGRES = 14
+
+
+def run_doctor() -> int:
+    """0 when all is well, 1 when something is not. Raises NoHome, after all other checks, where no home was made."""
+    settings = configured()
+    account = settings.require_account()
+    if not settings.demo:
+        settings.require_keys()
+    _say(True, "settings", f"account {account}, days of {settings.timezone} since {settings.start_date}")
+    faults = 0
+    no_home: NoHome | None = None
+    for part, check in _CHECKS.items():
+        try:
+            _say(True, part, check(settings))
+        except NoHome as missing:
+            no_home = missing
+            break  # what comes after it needs the warehouse
+        except AhtError as fault:
+            faults += 1
+            _say(False, part, str(fault))
+    if no_home:
+        raise no_home
+    return 1 if faults else 0
+
+
+def _say(well: bool, part: str, text: str) -> None:
+    mark = click.style("ok   ", fg="green") if well else click.style("FAULT", fg="red")
+    click.echo(f"{mark}  {part:<12}{' '.join(text.split())}")
+
+
+def _api(settings: Settings) -> str:
+    from aht_pipeline.home import open_api
+    from aht_pipeline.source import SegmentQuery
+
+    end = from_millis(to_millis(datetime.now(UTC)))
+    with open_api(settings) as api:
+        reply = api.page(SegmentQuery(Window(end - timedelta(hours=24), end)), offset=0, limit=1)
+    count = "some" if reply.page.count is None else f"{reply.page.count:,}"
+    told = "the simulator" if settings.demo else "credentials accepted"
+    return f"{told}; {count} segments closed in the last 24 hours"
+
+
+def _archive(settings: Settings) -> str:
+    from aht_pipeline.archive import Archive
+
+    return Archive(settings.archive_url).check()
+
+
+def _warehouse(settings: Settings) -> str:
+    warehouse = engine(warehouse_url(settings))
+    with warehouse.connect() as connection:
+        version = connection.scalar(sa.text("SHOW server_version"))
+        number = int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
+    if number < _OLDEST_POSTGRES * 10_000:
+        raise AhtError(f"Postgres {version} is too old: use {_OLDEST_POSTGRES} or newer")
+    place = warehouse.url.set(drivername="postgresql").render_as_string(hide_password=True)
+    return f"Postgres {version} at {place}"
+
+
+def _migrations(settings: Settings) -> str:
+    warehouse = engine(warehouse_url(settings))
+    require_current(warehouse)
+    refuse_another_timezone(settings, warehouse)
+    return f"at {current_revision(warehouse)}, the newest"
+
+
+def _dagster(settings: Settings) -> str:
+    if not settings.dagster_home.is_dir():
+        return f"{settings.dagster_home} (made by the first load)"
+    import dagster as dg
+
+    try:
+        with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+            instance.get_run_records(limit=1)
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises
+        raise AhtError(
+            f"the instance in {settings.dagster_home} cannot be used ({type(error).__name__}): check its dagster.yaml, "
+            "and that its storage is up; DAGSTER_HOME says which instance is used"
+        ) from None
+    return f"instance in {settings.dagster_home}"
+
+
+_CHECKS: dict[str, Callable[[Settings], str]] = {
+    "API": _api,
+    "archive": _archive,
+    "warehouse": _warehouse,
+    "migrations": _migrations,
+    "Dagster": _dagster,
+}
