@@ -20,7 +20,9 @@ from aht_pipeline.simulator.faults import (
 )
 from aht_pipeline.simulator.generated import GeneratedTraffic
 from aht_pipeline.simulator.listing import Style
-from aht_pipeline.simulator.server import PortTakenError, RequestRecord, Simulator
+from aht_pipeline.simulator.observation import RequestRecord
+from aht_pipeline.simulator.server import PortTakenError
+from aht_pipeline.simulator.simulator import Simulator
 from aht_pipeline.simulator.traffic import ExplicitTraffic, Traffic, segment
 
 __all__ = [

@@ -17,7 +17,7 @@ from aht_pipeline.simulator.calls import CallTraffic, read_calls
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import Fault
 from aht_pipeline.simulator.generated import GeneratedTraffic
-from aht_pipeline.simulator.server import Simulator
+from aht_pipeline.simulator.simulator import Simulator
 from aht_pipeline.simulator.traffic import Traffic
 
 _DEMO = Credentials()

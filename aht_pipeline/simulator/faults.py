@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -164,6 +165,25 @@ def strike(fault: Fault, answer: Callable[[], Reply], revoke_tokens: Callable[[]
         case Meanwhile(act):
             act()
             return answer()
+
+
+class ArmedFaults:
+    """The faults, each with its own count of the requests that match it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self._lock = threading.Lock()
+        self._faults = tuple(faults)
+        self._matched = [0] * len(self._faults)
+
+    def striking(self, request: Request, in_flight: int) -> list[Fault]:
+        striking = []
+        with self._lock:
+            for place, fault in enumerate(self._faults):
+                if fault.when.matches(request, in_flight):
+                    self._matched[place] += 1
+                    if fault.when.picks(self._matched[place]):
+                        striking.append(fault)
+        return striking
 
 
 def _error(status: int) -> Reply:

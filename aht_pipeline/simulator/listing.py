@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -85,10 +87,10 @@ def _days_newest_first(query: Query) -> Iterator[date]:
 
 
 def _closed_within(segments: DaySegments, query: Query, *, half_open: bool) -> range:
-    oldest_last = -segments.close_ms  # ascending, as searchsorted wants it
-    newest = np.searchsorted(oldest_last, -to_millis(query.end), side="right" if half_open else "left")
-    oldest = np.searchsorted(oldest_last, -to_millis(query.start), side="right")
-    return range(int(newest), int(oldest))
+    find_newest = bisect_right if half_open else bisect_left
+    newest = find_newest(segments.close_ms, -to_millis(query.end), key=operator.neg)
+    oldest = bisect_right(segments.close_ms, -to_millis(query.start), key=operator.neg)
+    return range(newest, oldest)
 
 
 def _all_have_appeared(day: date, now: datetime, lag: timedelta) -> bool:
