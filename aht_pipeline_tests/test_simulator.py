@@ -426,6 +426,13 @@ def test_a_filter_matches_exactly_and_in_this_case_only(served: Served, name: st
     assert len(client.walk(MIDNIGHT, MIDNIGHT + DAY, **{field: wanted})) == len(every)
 
 
+def test_an_id_beyond_a_float_is_found_exactly(served: Served) -> None:
+    client = served(ExplicitTraffic(segment(number, NOON, agentId=2**62 + number) for number in range(3)))
+    rows = client.walk(MIDNIGHT, MIDNIGHT + DAY, AgentId=2**62 + 1)
+    assert [row["agentId"] for row in rows] == [2**62 + 1]
+    assert client.walk(MIDNIGHT, MIDNIGHT + DAY, AgentId=2**64) == []
+
+
 @pytest.mark.parametrize(
     ("sort", "field"), [("Conversation", "conversationId"), ("Agent", "agentId"), ("Skill", "skillId")]
 )
@@ -565,6 +572,11 @@ def test_what_has_not_closed_yet_is_not_served(served: Served) -> None:
     rows = served(GeneratedTraffic(segments_per_day=2000)).walk(NOW - timedelta(hours=12), NOW + timedelta(hours=12))
     assert 0 < len(rows) < GeneratedTraffic(segments_per_day=2000).count(NOW.date())
     assert max(row["endTimeL"] for row in rows) <= millis(NOW)
+
+
+def test_the_far_future_is_empty(served: Served) -> None:
+    page = served().get(fromMillis=253402300799999).json()
+    assert (page["segments"], page["pagination"]["count"]) == ([], 0)
 
 
 def test_late_segments_appear_one_by_one_until_the_lag_is_over(served: Served) -> None:
@@ -908,7 +920,7 @@ def test_a_taken_port_is_told(served: Served) -> None:
 
 # --- the command
 
-COMMAND = [sys.executable, "-c", "from aht_pipeline.simulator.command import simulator; simulator()"]
+COMMAND = [sys.executable, "-c", "from aht_pipeline.cli import main; main()", "simulator"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

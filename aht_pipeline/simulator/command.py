@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from aht_pipeline.errors import AhtError
 from aht_pipeline.simulator.authorisation import Credentials
 from aht_pipeline.simulator.calls import CallTraffic, read_calls
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
@@ -99,22 +98,19 @@ def simulator(
     \b
       aht-pipeline simulator --port 8700 --fault 500:first=2 --fault latency=30ms --lag 6h
     """
-    try:
-        with _until_told_to_stop() as told_to_stop:
-            served = Simulator(
-                _traffic(account, segments, days, calls),
-                account,
-                credentials=Credentials(client_id=client_id, client_secret=client_secret),
-                lag=lag,
-                faults=faults,
-                max_limit=max_limit,
-                port=port,
-            )
-            with served:
-                click.echo(f"AHT simulator on {served.url}  {_shown(served)}")
-                told_to_stop.wait()
-    except AhtError as error:
-        raise click.ClickException(str(error)) from None
+    with _until_told_to_stop() as told_to_stop:
+        served = Simulator(
+            _traffic(account, segments, days, calls),
+            account,
+            credentials=Credentials(client_id=client_id, client_secret=client_secret),
+            lag=lag,
+            faults=faults,
+            max_limit=max_limit,
+            port=port,
+        )
+        with served:
+            click.echo(f"AHT simulator on {served.url}  {_shown(served)}")
+            told_to_stop.wait()
 
 
 def _traffic(account: str, segments: int, days: int | None, calls: Path | None) -> Traffic:

@@ -25,25 +25,28 @@ from aht_pipeline.simulator.faults import (
 
 GRAMMAR = """\
 A fault is NAME[=VALUE][:OPTION=VALUE,...]:
-  latency=30ms      wait before answering (ms, s, m, h or d; a bare number is seconds)
-  400 to 599        that status, as the API words it: 429, 500, 503, ...  (retry_after=SECONDS adds the header)
-  html              an error page in HTML                                 (status=502)
-  reset             a TCP reset instead of an answer
-  cut               the connection ends in the middle of the body         (how=json: truncated JSON of a right length)
-  revoke            every access token granted so far is refused
-  redirect=URL      302 to another host
-  empty             no segments, under the right count                    (count=0: under a count of 0)
-  count=+5          a count that is wrong by so much
-  day=2026-11-20    always status=500 for this day's requests             (status=STATUS)
+  latency=30ms     wait before answering (ms, s, m, h or d; a bare number is seconds)
+  400 to 599       that status, as the API words it (retry_after=SECONDS adds the header)
+  html             an error page in HTML (status=502)
+  reset            a TCP reset instead of an answer
+  cut              the connection ends in the middle of the body (how=json: only the JSON does)
+  revoke           every access token granted so far is refused
+  redirect=URL     302 to another host
+  empty            no segments, under the right count (count=0: under a count of 0)
+  count=+5         a count that is wrong by so much
+  day=2026-11-20   always status=500 for this day's requests (status=STATUS)
 When it strikes, for any of them (without an option: always):
-  first=N           the first N requests           every=N      every Nth request (burst=M: and the M-1 after it)
-  after=N           not the first N requests       chance=0.1   by chance, the same each time (seed=N for another)
-  day=2026-11-20    requests whose window has its middle on this UTC day
-  above=N           while more than N requests for segments are under way
-  on=token          requests for a token, on=domain for the Domain API, instead of those for segments
-Examples: latency=30ms   429:every=7   429:first=3,retry_after=1   500:first=2   503:every=50,burst=3   429:above=2
-          reset:every=20   cut:every=15   html:first=1   redirect=https://elsewhere.example.test:first=1
-          day=2026-11-20:status=500"""
+  first=N          the first N requests
+  after=N          not the first N requests
+  every=N          every Nth request (burst=M: and the M-1 after it)
+  chance=0.1       by chance, the same each time (seed=N for another)
+  day=2026-11-20   requests whose window has its middle on this UTC day
+  above=N          while more than N requests for segments are under way
+  on=token         requests for a token; on=domain: for the Domain API; else for segments
+Examples:
+  latency=30ms   429:every=7   429:first=3,retry_after=1   429:above=2   503:every=50,burst=3
+  500:first=2   reset:every=20   cut:every=15   html:first=1   day=2026-11-20:status=500
+  redirect=https://elsewhere.example.test:first=1"""
 
 
 class FaultSpecError(AhtError):

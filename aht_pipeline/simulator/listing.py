@@ -17,7 +17,7 @@ from aht_pipeline.days import iso, to_millis
 from aht_pipeline.simulator.query import Query
 from aht_pipeline.simulator.traffic import DaySegments, Ints, Texts, Traffic
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_WHOLE_NUMBER = re.compile(r"-1|0|[1-9][0-9]{0,18}")
 _MILLISECONDS_TO_SECONDS = re.compile(rb'("(?:start|end)TimeL":\d+)\d{3}\b')
 
 
@@ -65,7 +65,7 @@ _Found = list[tuple[DaySegments, range | Ints]]
 def _matching(traffic: Traffic, query: Query, now: datetime, lag: timedelta, *, half_open: bool) -> _Found:
     """For each day that the window touches, newest first: its segments, and the places of those that match."""
     found: _Found = []
-    for day in _days_newest_first(query):
+    for day in _days_newest_first(query.start, min(query.end, now)):
         segments = traffic.day(day)
         rows: range | Ints = _closed_within(segments, query, half_open=half_open)
         if not _all_have_appeared(day, now, lag):
@@ -80,8 +80,8 @@ def _matching(traffic: Traffic, query: Query, now: datetime, lag: timedelta, *, 
     return found
 
 
-def _days_newest_first(query: Query) -> Iterator[date]:
-    first, last = query.start.astimezone(UTC).date(), query.end.astimezone(UTC).date()
+def _days_newest_first(start: datetime, end: datetime) -> Iterator[date]:
+    first, last = start.astimezone(UTC).date(), end.astimezone(UTC).date()
     for days_back in range((last - first).days + 1):
         yield last - timedelta(days=days_back)
 
@@ -101,7 +101,8 @@ def _equals(segments: DaySegments, name: str, value: str) -> npt.NDArray[np.bool
     column = _column(segments, name.removesuffix("Id"))
     if column.dtype.kind == "S":
         return np.equal(column, np.bytes_(value.encode()))
-    return np.equal(column, int(value)) if _WHOLE_NUMBER.fullmatch(value) else np.zeros(len(column), np.bool_)
+    written_as_the_api_does = _WHOLE_NUMBER.fullmatch(value) and int(value) < 2**63
+    return np.equal(column, int(value)) if written_as_the_api_does else np.zeros(len(column), np.bool_)
 
 
 def _column(segments: DaySegments, field: str) -> Ints | Texts:

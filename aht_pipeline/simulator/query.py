@@ -98,7 +98,7 @@ def _window(parameters: Mapping[str, str], now: datetime, causes: list[str]) -> 
     elif start < _a_month_before(now):
         causes.append(f"{start_name}: must be at most 1 month ago, not before {iso(_a_month_before(now))}")
     if end is None:
-        end = max(start, min(now, start + _LONGEST_SPAN))
+        end = min(now, start + _LONGEST_SPAN) if start < now else start
     elif end < start:
         causes.append(f"{end_name}: must not be before {start_name}")
     elif end - start > _LONGEST_SPAN:
