@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from aht_pipeline import warehouse as public
 from aht_pipeline.days import Day
@@ -78,8 +77,10 @@ def test_the_frames_columns_are_the_tables() -> None:
         "JSONB": pa.string(),
     }
 
+    dialect = public.engine("postgresql://").dialect
+
     assert [(field.name, field.type, field.nullable) for field in SEGMENT_SCHEMA] == [
-        (column.name, arrow[column.type.compile(postgresql.dialect())], column.nullable) for column in SEGMENT_COLUMNS
+        (column.name, arrow[column.type.compile(dialect)], column.nullable) for column in SEGMENT_COLUMNS
     ]
 
 
@@ -267,12 +268,12 @@ def test_a_restated_value_is_the_one_that_is_stored(warehouse: sa.Engine) -> Non
 
 def test_an_older_pull_adds_what_is_missing_and_overwrites_nothing(warehouse: sa.Engine) -> None:
     load(warehouse, batch(segment(1, total_handle_time_ms=2)), pulled_at=LATER)
-    before = stored(warehouse)
+    before = stored(warehouse) + written(warehouse)
 
     result = load(warehouse, batch(segment(1, total_handle_time_ms=1), segment(2)), pulled_at=PULLED_AT)
 
     assert (result.inserted, result.updated, result.unchanged) == (1, 0, 1)
-    assert stored(warehouse)[:1] == before
+    assert stored(warehouse)[:1] + written(warehouse)[:1] == before
 
 
 def test_the_same_pull_read_better_is_an_update(warehouse: sa.Engine) -> None:
@@ -505,6 +506,20 @@ def test_a_segment_that_another_account_loads_meanwhile_is_not_overwritten(url: 
         with pytest.raises(ForeignSegment):
             second.result()
     assert query(warehouse, "SELECT account_id FROM aht.agent_segments") == [ACCOUNT]
+
+
+def test_a_segment_that_a_newer_pull_of_another_day_loads_meanwhile_is_not_overwritten(
+    url: str, warehouse: sa.Engine
+) -> None:
+    newer = batch(segment(1, end_time=NEXT_DAY.window.start))
+    with ThreadPoolExecutor(1) as pool, loading(url, newer, day=NEXT_DAY, pulled_at=LATER) as (first, let_go):
+        second = pool.submit(load, warehouse, batch(segment(1)))
+        eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
+        let_go()
+
+        assert first.result().inserted == 1
+        assert second.result().unchanged == 1
+    assert query(warehouse, "SELECT end_time FROM aht.agent_segments") == [NEXT_DAY.window.start]
 
 
 def test_a_load_that_loses_a_deadlock_is_tried_again(url: str, warehouse: sa.Engine) -> None:
