@@ -14,6 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from aht_pipeline import embedded
+
 CHECKOUT = Path(__file__).parents[1]
 PATIENCE_S = 900  # for a package index or a machine that is slow; then the test fails instead of hanging
 
@@ -78,6 +80,7 @@ def test_the_installed_demo_loads_fourteen_days(installed: Path, tmp_path: Path)
     try:
         run([command, "demo"], tmp_path)
         days = run([command, "psql", "-At", "-c", "select count(distinct day) from aht.loads"], tmp_path)
-    finally:
         run([command, "down"], tmp_path)
+    finally:
+        embedded.remove(tmp_path / ".aht" / "demo")
     assert days == "14\n"
