@@ -403,16 +403,34 @@ def test_a_server_that_ends_the_session_is_told_and_loads_nothing(warehouse: sa.
     assert counts(warehouse) == (0, 0, 0)
 
 
-def test_a_role_without_rights_is_told_which(warehouse: sa.Engine, url: str) -> None:
+@pytest.fixture
+def loader(warehouse: sa.Engine, url: str) -> Iterator[sa.Engine]:
+    """A role that owns nothing and may do nothing yet."""
     (database,) = query(warehouse, "SELECT current_database()")
-    role = f"stranger_to_{database}"
+    role = f"loader_of_{database}"
     query(warehouse, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-    try:
-        stranger = public.engine(sa.make_url(url).set(username=role, password="secret").render_as_string(False))
-        with pytest.raises(WarehouseError, match="permission denied"):
-            load(stranger, batch(segment(1)))
-    finally:
-        query(warehouse, f"DROP ROLE {role}")
+    yield public.engine(sa.make_url(url).set(username=role, password="secret").render_as_string(False))
+    query(warehouse, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_role_without_rights_is_told_which(loader: sa.Engine) -> None:
+    with pytest.raises(WarehouseError, match="permission denied for schema aht"):
+        load(loader, batch(segment(1)))
+
+
+def test_a_loading_role_needs_no_more_than_to_read_add_and_change_rows(warehouse: sa.Engine, loader: sa.Engine) -> None:
+    role = loader.url.username
+    query(warehouse, f"GRANT USAGE ON SCHEMA aht TO {role}; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA aht TO {role}")
+    query(warehouse, f"GRANT UPDATE ON aht.agent_segments, aht.rejected_segments TO {role}")
+
+    public.require_current(loader)
+    broken = batch(segment(1), rejects=(reject(json.dumps({"segmentId": segment(2)["segment_id"]})),))
+    load(loader, broken, max_rejected_percent=99.0)
+    record_refusal(loader, ACCOUNT, NEXT_DAY.date, "too old", LATER)
+    restated = load(loader, batch(segment(1, skill_id=None), segment(2)), pulled_at=LATER)
+
+    assert (restated.inserted, restated.updated) == (1, 1)
+    assert len(day_records(loader, ACCOUNT)) == 2
 
 
 def test_a_segment_of_another_account_is_never_overwritten(warehouse: sa.Engine) -> None:
