@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg2
 import pytest
 
 from aht_pipeline import embedded
 from aht_pipeline.embedded import EmbeddedServer
+from aht_pipeline_tests.outside import Outside
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +43,15 @@ def _administer(server: EmbeddedServer, statement: str) -> None:
             cursor.execute(statement)
     finally:
         connection.close()
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Outside]:
+    """Commands in an empty directory; whatever they leave running there is stopped and deleted at the end."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    try:
+        yield Outside(directory)
+    finally:
+        for home in (directory / ".aht", directory / ".aht" / "demo"):
+            embedded.remove(home)

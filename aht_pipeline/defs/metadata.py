@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from aht_pipeline.days import iso
 from aht_pipeline.warehouse.tables import agent_segments
@@ -20,13 +22,18 @@ def column_schema() -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 column.name,
-                type=str(column.type).lower(),
+                type=_sql_type(column),
                 description=column.comment,
                 constraints=dg.TableColumnConstraints(nullable=bool(column.nullable), unique=bool(column.primary_key)),
             )
             for column in agent_segments.columns
         ]
     )
+
+
+def _sql_type(column: sa.Column[Any]) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return str(column.type.compile(dialect=dialect)).partition(" COLLATE")[0].lower()
 
 
 def pull_metadata(done: Done[Pulled]) -> dict[str, Any]:

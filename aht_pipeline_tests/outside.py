@@ -1,0 +1,78 @@
+"""The pipeline from outside: commands as a user types them, in a directory and an environment of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from aht_pipeline.settings import Variables
+from aht_pipeline.simulator import Simulator
+from aht_pipeline.warehouse import engine
+
+COMMAND = Path(sys.executable).with_name("aht-pipeline")
+TODAY = datetime.now(UTC).date()
+YESTERDAY = TODAY - timedelta(days=1)
+
+
+def days_ago(days: int) -> date:
+    return TODAY - timedelta(days=days)
+
+
+@dataclass
+class Outside:
+    """A directory to work in, and the variables that are set there; none of the caller's own."""
+
+    directory: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.directory / ".aht"
+
+    def run(self, *arguments: object, exit_code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the command, and check its exit code unless that is None."""
+        done = subprocess.run(
+            [str(COMMAND), *map(str, arguments)],
+            cwd=self.directory,
+            env=self.environment | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        if exit_code is not None:
+            assert done.returncode == exit_code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        others = {name: value for name, value in os.environ.items() if name.lower() not in Variables.model_fields}
+        return others | self.variables
+
+    def status(self, exit_code: int | None = None) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.run("status", "--json", exit_code=exit_code).stdout)
+        return report
+
+    def query(self, statement: str) -> list[Any]:
+        """The rows of a statement on the warehouse, whichever it is."""
+        with engine(self.run("psql", "--url").stdout.strip()).connect() as connection:
+            return list(connection.execute(sa.text(statement)).all())
+
+
+def of_account(directory: Path, simulator: Simulator, warehouse_url: str, start: date) -> Outside:
+    """An account of the simulator's, with a warehouse of its own that is migrated."""
+    outside = Outside(
+        directory, simulator.variables | {"WAREHOUSE_URL": warehouse_url, "AHT_START_DATE": start.isoformat()}
+    )
+    outside.run("migrate")
+    return outside

@@ -1,0 +1,301 @@
+"""What Dagster shows: exactly the failed days red, the schedule on, and what each materialisation says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from aht_pipeline.days import date_range
+from aht_pipeline.defs import build_defs
+from aht_pipeline.settings import Variables, read_settings
+from aht_pipeline.simulator import ErrorStatus, GeneratedTraffic, Simulator, When
+from aht_pipeline.warehouse.tables import agent_segments
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
+
+FIRST = days_ago(12)
+POISONED = days_ago(6)
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(GeneratedTraffic(segments_per_day=60)) as running:
+        yield running
+
+
+@pytest.fixture
+def account(tmp_path: Path, simulator: Simulator, database_url: str) -> Outside:
+    return of_account(tmp_path, simulator, database_url, start=FIRST)
+
+
+@dataclass(frozen=True)
+class Ui:
+    """The running UI, asked as a browser asks it."""
+
+    url: str
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            answer = json.load(reply)
+        assert "errors" not in answer, answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def days(self, status: str) -> dict[str, set[str]]:
+        """The days that the UI shows in this status, of each asset."""
+        nodes = self.ask(
+            "{ assetNodes { assetKey { path } assetPartitionStatuses { ... on TimePartitionStatuses { ranges "
+            "{ startKey endKey status } } } } }"
+        )["assetNodes"]
+        return {
+            node["assetKey"]["path"][-1]: {
+                str(day)
+                for span in node["assetPartitionStatuses"]["ranges"]
+                if span["status"] == status
+                for day in date_range(date.fromisoformat(span["startKey"]), date.fromisoformat(span["endKey"]))
+            }
+            for node in nodes
+        }
+
+    def backfill_ends(self, backfill_id: str) -> str:
+        """Wait for a backfill (its daemon looks for work every 30 s) and return its last status."""
+        give_up_at = time.monotonic() + 180
+        status = "REQUESTED"
+        while status in ("REQUESTED", "FAILING") and time.monotonic() < give_up_at:
+            time.sleep(1)
+            backfill = self.ask(
+                "query($id: String!) { partitionBackfillOrError(backfillId: $id) "
+                "{ ... on PartitionBackfill { status } } }",
+                id=backfill_id,
+            )
+            status = backfill["partitionBackfillOrError"]["status"]
+        return status
+
+    def runs_of(self, backfill_id: str) -> list[dict[str, str]]:
+        """The tags of each run of a backfill."""
+        found = self.ask(
+            "query($tags: [ExecutionTag!]) { runsOrError(filter: { tags: $tags }) { ... on Runs { results { runId tags "
+            "{ key value } } } } }",
+            tags=[{"key": "dagster/backfill", "value": backfill_id}],
+        )["runsOrError"]["results"]
+        return [{tag["key"]: tag["value"] for tag in run["tags"]} for run in found]
+
+
+@contextmanager
+def running_ui(account: Outside) -> Iterator[Ui]:
+    """`aht-pipeline up` as a user runs it, ended by SIGTERM; it must end in order."""
+    process = subprocess.Popen(
+        [str(COMMAND), "up"], cwd=account.directory, env=account.environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    try:
+        said = ""
+        while (found := re.search(r"Dagster UI: (http://127\.0\.0\.1:\d+)", said)) is None:
+            line = process.stdout.readline()
+            assert line, f"`up` ended by itself: {said}"
+            said += line
+        yield Ui(found[1])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        process.stdout.close()
+
+
+def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
+    account: Outside, simulator: Simulator
+) -> None:
+    everything = {str(day) for day in date_range(FIRST, YESTERDAY)}
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    with running_ui(account) as ui:
+        schedule = ui.ask(
+            '{ schedulesOrError(repositorySelector: { repositoryName: "__repository__", repositoryLocationName: '
+            '"aht_pipeline.definitions" }) { ... on Schedules { results { cronSchedule executionTimezone '
+            "scheduleState { status } } } } }"
+        )["schedulesOrError"]["results"]
+        assert schedule == [
+            {"cronSchedule": "15 3 * * *", "executionTimezone": "UTC", "scheduleState": {"status": "RUNNING"}}
+        ]
+        assert simulator.requests == []  # nothing is loaded before the first tick
+
+        launched = ui.ask(
+            "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) "
+            "{ ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            params={
+                "assetSelection": [{"path": ["raw_agent_segments"]}, {"path": ["agent_segments"]}],
+                "partitionNames": sorted(everything),
+                "title": "Twelve days",
+            },
+        )["launchPartitionBackfill"]["backfillId"]
+        assert ui.backfill_ends(launched) == "COMPLETED_FAILED"
+        assert len(ui.runs_of(launched)) == 1
+        assert ui.days("MATERIALIZED") == in_both_assets(everything - {str(POISONED)})
+        assert ui.days("FAILED") == in_both_assets({str(POISONED)})
+
+        simulator.set_faults()
+        retried = ui.ask(
+            "mutation($params: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $params) "
+            "{ ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            params={"parentRunId": launched, "strategy": "FROM_FAILURE"},
+        )["reexecutePartitionBackfill"]["backfillId"]
+        assert ui.backfill_ends(retried) == "COMPLETED_SUCCESS"
+        assert [_days_of(run) for run in ui.runs_of(retried)] == [(str(POISONED), str(POISONED))]
+        assert ui.days("MATERIALIZED") == in_both_assets(everything)
+    assert account.query("SELECT count(*), count(DISTINCT day) FROM aht.loads") == [(12, 12)]
+
+
+def in_both_assets(days: set[str]) -> dict[str, set[str]]:
+    return {"raw_agent_segments": days, "agent_segments": days}
+
+
+def _days_of(tags: dict[str, str]) -> tuple[str, str]:
+    if day := tags.get("dagster/partition"):
+        return day, day
+    return tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]
+
+
+@pytest.fixture
+def definitions(account: Outside, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
+    for name in Variables.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in account.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AHT_HOME", str(account.home))
+    monkeypatch.chdir(account.directory)
+    return build_defs(read_settings())
+
+
+def materialise(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, first: date, last: date, *assets: str
+) -> dg.ExecuteInProcessResult:
+    return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset) for asset in assets or ("raw_agent_segments", "agent_segments")],
+        tags={
+            "dagster/asset_partition_range_start": str(first),
+            "dagster/asset_partition_range_end": str(last),
+        },
+        raise_on_error=False,
+    )
+
+
+def metadata_of(instance: dg.DagsterInstance, asset: str, day: date) -> dict[str, Any]:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[str(day)]), limit=1
+    ).records
+    materialization = records[0].asset_materialization
+    assert materialization
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def test_either_asset_can_be_materialised_alone(definitions: dg.Definitions, simulator: Simulator) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert not materialise(definitions, instance, YESTERDAY, YESTERDAY, "agent_segments").success
+        assert materialise(definitions, instance, YESTERDAY, YESTERDAY, "raw_agent_segments").success
+        requests = len(simulator.requests)
+        assert materialise(definitions, instance, YESTERDAY, YESTERDAY, "agent_segments").success
+        assert len(simulator.requests) == requests
+        for asset in ("raw_agent_segments", "agent_segments"):
+            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {str(YESTERDAY)}
+
+
+def test_a_materialisation_says_what_was_loaded(definitions: dg.Definitions, simulator: Simulator) -> None:
+    count = len(simulator.traffic.day(YESTERDAY))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialise(definitions, instance, days_ago(2), YESTERDAY).success
+        loaded = metadata_of(instance, "agent_segments", YESTERDAY)
+        pulled = metadata_of(instance, "raw_agent_segments", YESTERDAY)
+    assert {name: loaded[name] for name in ("reported", "inserted", "updated", "unchanged", "rejected")} == {
+        "reported": count,
+        "inserted": count,
+        "updated": 0,
+        "unchanged": 0,
+        "rejected": 0,
+    }
+    assert loaded["dagster/partition_row_count"] == pulled["dagster/partition_row_count"] == count
+    assert loaded["window_start"] == f"{YESTERDAY}T00:00:00Z"
+    assert loaded["state"] == "provisional"
+    assert loaded["complete"] is True
+    assert pulled["requests"] == 1
+    assert pulled["archive_file"] == loaded["archive_file"]
+
+
+def test_what_the_api_added_is_shown(definitions: dg.Definitions, account: Outside, simulator: Simulator) -> None:
+    from aht_pipeline.simulator import ExplicitTraffic, segment
+
+    close = datetime(YESTERDAY.year, YESTERDAY.month, YESTERDAY.day, 12, tzinfo=UTC)
+    simulator.traffic = ExplicitTraffic([segment(1, close, endReason="newReason", mood="good")])
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialise(definitions, instance, YESTERDAY, YESTERDAY).success
+        loaded = metadata_of(instance, "agent_segments", YESTERDAY)
+    assert loaded["unknown_fields"] == ["mood"]
+    assert loaded["unknown_end_reasons"] == ["newReason"]
+    assert account.query("SELECT end_reason, extra FROM aht.agent_segments") == [("newReason", {"mood": "good"})]
+
+
+def test_the_asset_shows_the_tables_columns_and_their_comments(definitions: dg.Definitions) -> None:
+    spec = definitions.resolve_asset_graph().get(dg.AssetKey("agent_segments")).metadata["dagster/column_schema"]
+    shown = {column.name: column.description for column in spec.value.columns}
+    assert shown == {column.name: column.comment for column in agent_segments.columns}
+
+
+def test_the_night_reads_trailing_missing_and_unsettled_days_one_run_a_range(
+    definitions: dg.Definitions, account: Outside
+) -> None:
+    account.run("load", "--from", days_ago(8), "--to", days_ago(2))
+    with dg.DagsterInstance.ephemeral() as instance:
+        schedule = definitions.resolve_schedule_def("nightly_agent_segments")
+        tick = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime.now(UTC),
+            repository_def=definitions.get_repository_def(),
+        )
+        requests = schedule.evaluate_tick(tick).run_requests or []
+    spans = [_days_of(dict(request.tags)) for request in requests]
+    assert spans == [(str(FIRST), str(days_ago(9))), (str(days_ago(3)), str(YESTERDAY))]
+
+
+def test_a_code_location_loads_without_any_variable_and_touches_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND.with_name("dagster"), "definitions", "validate", "-m", "aht_pipeline.definitions"],
+        cwd=tmp_path,
+        env=Outside(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".aht").exists()
+
+
+def test_an_instance_of_the_users_own_is_used_as_it_is(account: Outside) -> None:
+    own = account.directory / "own-dagster"
+    own.mkdir()
+    (own / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    account.run("load", "--from", YESTERDAY, DAGSTER_HOME=str(own))
+    assert (own / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
+    assert not (account.home / "dagster").exists()
+    with dg.DagsterInstance.from_config(str(own)) as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey("agent_segments")) == {str(YESTERDAY)}
+
+
+def test_a_second_up_and_a_taken_port_are_refused(account: Outside, simulator: Simulator) -> None:
+    port = simulator.url.rpartition(":")[2]
+    assert f"port {port} is taken" in account.run("up", "--port", port, exit_code=1).stderr
+    with running_ui(account):
+        assert "is up already" in account.run("up", exit_code=1).stderr
+        assert "Stopped the Dagster UI and daemon" in account.run("down").stdout
