@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +13,8 @@ import xxhash
 
 from aht_pipeline.errors import AhtError
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SPACE = frozenset(" \t\n\r")
 _BY_CONTENT = 1  # the seed that keeps keys made from content apart from keys made from ids
 
 
@@ -58,8 +62,12 @@ def read_page(body: bytes) -> Page:
     """Parse a reply's envelope. Raises PageError, naming what is wrong with the body."""
     try:
         return _page_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PageError(f"not a reply of agent-segments ({len(body)} bytes): {error}") from None
+    except _UNREADABLE as error:
+        # One row with NaN or half a surrogate pair in it must not take the others with it.
+        page = _read_row_by_row(body)
+        if page is None:
+            raise PageError(f"not a reply of agent-segments ({len(body)} bytes): {error}") from None
+        return page
 
 
 def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
@@ -70,7 +78,7 @@ def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
     """
     try:
         ids: list[Any] = [row.segmentId for row in _ids_decoder.decode(body).segments]
-    except (msgspec.DecodeError, UnicodeDecodeError):  # a row that is no object, or text that is no Unicode
+    except _UNREADABLE:  # a row that is no object, or text that is no Unicode
         ids = [_id_of(raw) for raw in page.segments]
     return np.fromiter(
         (
@@ -99,5 +107,53 @@ def is_usable_id(segment_id: object) -> bool:
 def _id_of(raw: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(raw, type=_Identified).segmentId
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
+
+
+def _read_row_by_row(body: bytes) -> Page | None:
+    """A page that is JSON only to a lenient reader, each of its rows cut out by one; None when it is no reply to it."""
+    decode = json.JSONDecoder().raw_decode
+    envelope: dict[str, Any] = {}
+    try:
+        text = body.decode()
+        at = _skip(text, 0, "{")
+        while True:
+            name, at = decode(text, _skip(text, at))
+            at = _skip(text, _skip(text, at, ":"))
+            if name == "segments":
+                envelope[name], at = _rows(text, _skip(text, at, "["), decode)
+            else:
+                envelope[name], at = decode(text, at)
+            at = _skip(text, at)
+            if text[at] == "}":
+                break
+            at = _skip(text, at, ",")
+        if _skip(text, at, "}") != len(text):
+            return None
+        return msgspec.convert(envelope, Page, strict=False)
+    except (ValueError, IndexError, RecursionError):  # msgspec.ValidationError is a ValueError
+        return None
+
+
+def _rows(text: str, at: int, decode: Callable[[str, int], tuple[Any, int]]) -> tuple[list[msgspec.Raw], int]:
+    """The elements of a JSON array, each as it stands there, and the place after the array."""
+    rows: list[msgspec.Raw] = []
+    while text[at] != "]":
+        _, end = decode(text, at)
+        rows.append(msgspec.Raw(text[at:end].encode()))
+        at = _skip(text, end)
+        if text[at] != "]":
+            at = _skip(text, at, ",")
+    return rows, at + 1
+
+
+def _skip(text: str, at: int, mark: str = "") -> int:
+    """The place after this mark, if one is given, and the white space around it. Raises ValueError without it."""
+    while text[at : at + 1] in _SPACE:
+        at += 1
+    if mark:
+        if not text.startswith(mark, at):
+            raise ValueError(mark)
+        return _skip(text, at + 1)
+    return at
