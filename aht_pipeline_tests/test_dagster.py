@@ -247,8 +247,8 @@ def test_what_the_api_added_is_shown(definitions: dg.Definitions, account: Outsi
 
 
 def test_the_asset_shows_the_tables_columns_and_their_comments(definitions: dg.Definitions) -> None:
-    spec = definitions.resolve_asset_graph().get(dg.AssetKey("agent_segments")).metadata["dagster/column_schema"]
-    shown = {column.name: column.description for column in spec.value.columns}
+    schema = definitions.resolve_asset_graph().get(dg.AssetKey("agent_segments")).metadata["dagster/column_schema"]
+    shown = {column.name: column.description for column in schema.columns}
     assert shown == {column.name: column.comment for column in agent_segments.columns}
 
 

@@ -57,7 +57,7 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
             if RAW in keys:
                 _report(context, announce, RAW, pulled, pull_metadata)
             if SEGMENTS in keys and pulled.result is not None:
-                load = partial(_load, pipeline, pulled.result, context.run_id)
+                load = partial(_load, pipeline, pulled.result, context.run.run_id)
                 loaded = attempt(load, pulled.day)
                 _report(context, announce, SEGMENTS, loaded, load_metadata)
                 failure = loaded.failure
