@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import date, datetime
 from typing import Any, NoReturn
@@ -70,6 +71,7 @@ def main() -> None:
     fill it in, and run `aht-pipeline doctor`. With neither LivePerson credentials nor WAREHOUSE_URL set, every command
     works on the demo.
     """
+    logging.basicConfig(level=logging.WARNING, format="aht-pipeline: %(message)s")
 
 
 @main.command()

@@ -172,6 +172,9 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+python_logs:
+  managed_python_loggers: [aht_pipeline]
+  python_log_level: INFO
 run_queue:
   max_concurrent_runs: 4
 run_monitoring:
