@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from aht_pipeline.days import Window
 from aht_pipeline.normalize.columns import suspects, with_moments
 from aht_pipeline.normalize.reader import PageReader, PageRows
-from aht_pipeline.normalize.schema import END_REASONS, QUALITY_FLAGS, SEGMENT_SCHEMA, SegmentBatch
+from aht_pipeline.normalize.schema import END_REASONS, QUALITY_FLAGS, SEGMENT_SCHEMA, Reject, SegmentBatch
 from aht_pipeline.normalize.times import epoch_us
 from aht_pipeline.pages import read_page, segment_keys
 
 _BATCH_ROWS = 25_000
+_STRETCH_BYTES = 900_000  # some four pages: fewer cost more calls, more fall out of the processor's cache
 _EPOCH_TOLERANCE_US = 1_000_000
 _FLAG_SETS = pa.array(
     [
@@ -52,23 +53,28 @@ def normalize(
 
     Raises PageError when a page is no reply.
     """
-    skipped = np.empty(0, np.int64) if superseded is None else superseded
     reader = PageReader()
     for gathered in _gather(pages, reader):
         rows = with_moments(_pieces(gathered))
         found = suspects(rows)
         if found.any():
             suspected = rows["ordinal"].to_numpy()[found]
-            gathered = [reader.settle(page, suspected) for page in gathered]
+            gathered = [page for pages_read in gathered for page in reader.settle(pages_read, suspected)]
             rows = with_moments(_pieces(gathered))
-        yield _batch(gathered, rows, window, skipped)
+        rejects = {ordinal: reject for page in gathered for ordinal, reject in page.rejects}
+        if superseded is not None:
+            first, end = np.searchsorted(superseded, [gathered[0].first_ordinal, gathered[-1].next_ordinal])
+            rows, rejects = _without(superseded[first:end], rows, rejects)
+        yield _batch(rows, rejects, window, frozenset().union(*(page.added_fields for page in gathered)))
 
 
 def _gather(pages: Iterable[bytes], reader: PageReader) -> Iterator[list[PageRows]]:
-    ordinal, gathered = 0, []
-    for body in pages:
-        gathered.append(reader.read(body, ordinal))
-        ordinal += gathered[-1].seen
+    """The pages, read a stretch at a time, as many of them as make a batch."""
+    gathered: list[PageRows] = []
+    ordinal = 0
+    for bodies in _stretches(pages):
+        gathered += reader.read(bodies, ordinal)
+        ordinal = gathered[-1].next_ordinal
         if ordinal - gathered[0].first_ordinal >= _BATCH_ROWS:
             yield gathered
             gathered = []
@@ -76,15 +82,30 @@ def _gather(pages: Iterable[bytes], reader: PageReader) -> Iterator[list[PageRow
         yield gathered
 
 
+def _stretches(pages: Iterable[bytes]) -> Iterator[list[bytes]]:
+    stretch: list[bytes] = []
+    for body in pages:
+        stretch.append(body)
+        if sum(map(len, stretch)) >= _STRETCH_BYTES:
+            yield stretch
+            stretch = []
+    if stretch:
+        yield stretch
+
+
 def _pieces(pages: list[PageRows]) -> list[pa.RecordBatch]:
     return [piece for page in pages for piece in page.columns]
 
 
-def _batch(pages: list[PageRows], rows: pa.Table, window: Window, skipped: npt.NDArray[np.int64]) -> SegmentBatch:
-    rejects = [reject for page in pages for reject in page.rejects]
-    if len(skipped):
-        rows = rows.filter(pa.array(~np.isin(rows["ordinal"].to_numpy(), skipped)))
-        rejects = [(ordinal, reject) for ordinal, reject in rejects if ordinal not in skipped]
+def _without(
+    superseded: npt.NDArray[np.int64], rows: pa.Table, rejects: dict[int, Reject]
+) -> tuple[pa.Table, dict[int, Reject]]:
+    kept = pa.array(~np.isin(rows["ordinal"].to_numpy(), superseded))
+    replaced = set(superseded.tolist())
+    return rows.filter(kept), {ordinal: reject for ordinal, reject in rejects.items() if ordinal not in replaced}
+
+
+def _batch(rows: pa.Table, rejects: dict[int, Reject], window: Window, added_fields: frozenset[str]) -> SegmentBatch:
     end_us = _int64(rows["end_time"])
     in_window = (end_us >= window.start_ms * 1000) & (end_us < window.end_ms * 1000)
     segments = _segments(rows)
@@ -93,9 +114,9 @@ def _batch(pages: list[PageRows], rows: pa.Table, window: Window, skipped: npt.N
     end_reasons = frozenset(pc.unique(segments["end_reason"]).drop_null().to_pylist())
     return SegmentBatch(
         frame=segments.to_pandas(types_mapper=pd.ArrowDtype),
-        rejects=tuple(reject for _, reject in rejects),
+        rejects=tuple(rejects.values()),
         outside_day=int(np.count_nonzero(~in_window)),
-        unknown_fields=frozenset().union(*(page.added_fields for page in pages)),
+        unknown_fields=added_fields,
         unknown_end_reasons=end_reasons - END_REASONS,
     )
 
@@ -120,15 +141,17 @@ def _flag_bits(rows: pa.Table) -> npt.NDArray[np.uint8]:
         "ends_before_start": end_us < start_us,
         "handle_time_exceeds_duration": _int64(rows["total_handle_time_ms"]) > (end_us - start_us) // 1000,
     }
-    bits = rows["flags"].to_numpy()
+    bits: npt.NDArray[np.uint8] = rows["flags"].to_numpy()
     for flag, holds in judged.items():
-        bits = bits | holds.astype(np.uint8) << QUALITY_FLAGS.index(flag)
+        bits = bits | np.where(holds, np.uint8(1 << QUALITY_FLAGS.index(flag)), np.uint8(0))
     return bits
 
 
 def _disagrees(epoch: pa.ChunkedArray, moment_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     sent_us = epoch_us(epoch.fill_null(0).to_numpy())
-    return epoch.is_valid().to_numpy() & (np.abs(sent_us - moment_us) > _EPOCH_TOLERANCE_US)
+    sent: npt.NDArray[np.bool_] = epoch.is_valid().to_numpy()
+    far: npt.NDArray[np.bool_] = np.abs(sent_us - moment_us) > _EPOCH_TOLERANCE_US
+    return sent & far
 
 
 def _null_for_minus_one(ids: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -137,4 +160,5 @@ def _null_for_minus_one(ids: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _int64(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """A column without nulls; moments as epoch microseconds."""
-    return column.cast(pa.int64()).to_numpy()
+    values: npt.NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
+    return values

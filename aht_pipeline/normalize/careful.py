@@ -22,7 +22,7 @@ _FLAG_BITS = {flag: 1 << position for position, flag in enumerate(QUALITY_FLAGS)
 _FLOATS_ARE_EXACT_BELOW = 2**53
 _NUMERIC_DIGITS_BEFORE_POINT, _NUMERIC_DIGITS_AFTER_POINT = 131_072, 16_383  # what Postgres's numeric, so jsonb, holds
 _DIGITS = re.compile(r"-?[0-9]+")
-_COMMON_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[01][0-9](:[0-9]{2}){2}(\.[0-9]{1,6})?Z", re.ASCII)
+_COMMON_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3])(:[0-9]{2}){2}(\.[0-9]{1,6})?Z")
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # not the text "u0000" after an escaped backslash
 _SHOWN_CHARS = 60  # of a value in a reason; the reject keeps the whole row
 
@@ -66,6 +66,8 @@ def read_row(raw: msgspec.Raw) -> Repaired | Reject:
         totalHandleTimeMillis=row.duration("totalHandleTimeMillis"),
     )
     added = row.added_fields()
+    if not row.reasons and not _is_utf8(raw):  # in a value that is not kept: an epoch, or the first of two
+        row.reasons.append("row: not valid UTF-8")
     if row.reasons:
         return Reject.of(bytes(raw), row.reasons)
     members = ",".join(member_name(name) + str(fields[name], "utf-8") for name in added)
@@ -162,12 +164,20 @@ class _Row:
         return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment_us)).isoformat()
 
 
+def _is_utf8(raw: msgspec.Raw) -> bool:
+    try:
+        bytes(raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _is_time(text: str) -> bool:
     if _COMMON_TIME.fullmatch(text):  # saves most rows the parser, which is made for columns
         with suppress(ValueError):
             datetime.fromisoformat(text)
             return True
-    return parse_times(pa.array([text])).null_count == 0
+    return bool(parse_times(pa.array([text])).null_count == 0)
 
 
 def _text(raw: msgspec.Raw) -> str:

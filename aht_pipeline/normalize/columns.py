@@ -69,7 +69,7 @@ def columns_of(
 
 
 def extra_of(values: Mapping[str, Sequence[str | None]]) -> pa.StringArray | None:
-    """The `extra` of rows that have these fields, each the rows' JSON values: the text of a JSON object, null if empty."""
+    """The texts of JSON objects with these members, each field with every row's JSON value; null where all are None."""
     if not values:
         return None
     members = [

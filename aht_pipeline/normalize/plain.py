@@ -65,7 +65,7 @@ class PlainDecoder:
     def decode_row(self, raw: msgspec.Raw) -> Segment | None:
         """The row; None when it is not plain."""
         try:
-            return self._row_decoder.decode(raw)
+            return self._row_decoder.decode(raw)  # type: ignore[return-value]
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 

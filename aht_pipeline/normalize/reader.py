@@ -1,17 +1,18 @@
-"""Pages → columns and rejects: a page at once where every row is plain, else row by row."""
+"""Pages → columns and rejects: a few pages at once where every row is plain, else page by page, else row by row."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from aht_pipeline.normalize.careful import Repaired, read_row
-from aht_pipeline.normalize.columns import columns_of, extra_of, suspects, with_moments
+from aht_pipeline.normalize.columns import columns_of, extra_of, member_name, suspects, with_moments
 from aht_pipeline.normalize.plain import PlainDecoder, Segment
 from aht_pipeline.normalize.schema import Reject
 from aht_pipeline.pages import read_page
@@ -22,11 +23,11 @@ _ADDED_FIELDS_LEARNT = 32
 
 @dataclass(frozen=True)
 class PageRows:
-    """What one page holds.
+    """What some successive pages hold.
 
-    first_ordinal, seen: where its rows begin in the pull, and how many they are.
+    first_ordinal, seen: where their rows begin in the pull, and how many they are.
     columns: the rows that can be loaded, in COLUMNS. rejects: those that cannot, each with its ordinal.
-    unsettled_body: the page, as long as there may be `suspects` among its rows.
+    unsettled: the pages, as long as there may be `suspects` among the rows.
     """
 
     first_ordinal: int
@@ -34,7 +35,11 @@ class PageRows:
     columns: tuple[pa.RecordBatch, ...]
     rejects: tuple[tuple[int, Reject], ...]
     added_fields: frozenset[str]
-    unsettled_body: bytes | None
+    unsettled: tuple[bytes, ...]
+
+    @property
+    def next_ordinal(self) -> int:
+        return self.first_ordinal + self.seen
 
 
 class PageReader:
@@ -47,62 +52,85 @@ class PageReader:
     def __init__(self) -> None:
         self._plain = PlainDecoder()
 
-    def read(self, body: bytes, first_ordinal: int) -> PageRows:
-        """The page whose first row has this ordinal. Raises PageError when the body is no reply."""
-        rows = self._plain.decode_page(body)
-        if rows is None:
-            return self._read_row_by_row(body, first_ordinal)
-        columns, added = self._columns_of(rows, np.arange(first_ordinal, first_ordinal + len(rows)))
-        return PageRows(first_ordinal, len(rows), (columns,), (), added, body)
+    def read(self, bodies: Sequence[bytes], first_ordinal: int) -> list[PageRows]:
+        """These successive pages, the first row of which has this ordinal. Raises PageError when one is no reply."""
+        at_once = self._read_at_once(bodies, first_ordinal)
+        return [at_once] if at_once else list(_each(self._read_page, bodies, first_ordinal))
 
-    def settle(self, page: PageRows, suspected: npt.NDArray[np.int64]) -> PageRows:
-        """The same page, read row by row if one of these ordinals is among its unsettled rows."""
-        in_page = (suspected >= page.first_ordinal) & (suspected < page.first_ordinal + page.seen)
-        if page.unsettled_body is None or not in_page.any():
-            return page
-        return self._read_row_by_row(page.unsettled_body, page.first_ordinal)
+    def settle(self, pages: PageRows, suspected: npt.NDArray[np.int64]) -> list[PageRows]:
+        """The same pages, read row by row if one of these ordinals is among their unsettled rows."""
+        met = (suspected >= pages.first_ordinal) & (suspected < pages.next_ordinal)
+        if not pages.unsettled or not met.any():
+            return [pages]
+        return list(_each(self._read_row_by_row, pages.unsettled, pages.first_ordinal))
+
+    def _read_at_once(self, bodies: Sequence[bytes], first_ordinal: int) -> PageRows | None:
+        rows: list[Segment] = []
+        for body in bodies:
+            page = self._plain.decode_page(body)
+            if page is None:
+                return None
+            rows += page
+        added = self._plain.added_values(rows)
+        columns = columns_of(rows, np.arange(first_ordinal, first_ordinal + len(rows)), extra_of(added))
+        return PageRows(first_ordinal, len(rows), (columns,), (), frozenset(added), unsettled=tuple(bodies))
+
+    def _read_page(self, body: bytes, first_ordinal: int) -> PageRows:
+        return self._read_at_once([body], first_ordinal) or self._read_row_by_row(body, first_ordinal)
 
     def _read_row_by_row(self, body: bytes, first_ordinal: int) -> PageRows:
         raws = dict(enumerate(read_page(body).segments, first_ordinal))
-        decoded = {ordinal: self._plain.decode_row(raw) for ordinal, raw in raws.items()}
-        plain = {ordinal: row for ordinal, row in decoded.items() if row is not None}
-        columns, added = self._columns_of(list(plain.values()), _int64(plain))
-        found = suspects(with_moments([columns]))
-        if found.any():
-            plain = {ordinal: row for (ordinal, row), suspect in zip(plain.items(), found, strict=True) if not suspect}
-            columns, added = self._columns_of(list(plain.values()), _int64(plain))
+        plain, plain_columns = self._plain_rows(raws)
         outcomes = {ordinal: read_row(raw) for ordinal, raw in raws.items() if ordinal not in plain}
         repaired = {ordinal: row for ordinal, row in outcomes.items() if isinstance(row, Repaired)}
         repaired_columns = columns_of(
             [row.segment for row in repaired.values()],
-            _int64(repaired),
+            _ordinals(repaired),
             pa.array([row.extra for row in repaired.values()], pa.string()),
             [row.flags for row in repaired.values()],
         )
-        repaired_added = [row.added_fields for row in repaired.values()]
-        self._learn(repaired_added)
+        added = self._plain.added_values(list(plain.values())).keys()
+        added_by_repaired = [row.added_fields for row in repaired.values()]
+        self._learn(added_by_repaired)
         return PageRows(
             first_ordinal=first_ordinal,
             seen=len(raws),
-            columns=(columns, repaired_columns),
+            columns=(plain_columns, repaired_columns),
             rejects=tuple((ordinal, row) for ordinal, row in outcomes.items() if isinstance(row, Reject)),
-            added_fields=added.union(*repaired_added),
-            unsettled_body=None,
+            added_fields=frozenset(added).union(*added_by_repaired),
+            unsettled=(),
         )
 
-    def _columns_of(
-        self, rows: Sequence[Segment], ordinals: npt.NDArray[np.int64]
-    ) -> tuple[pa.RecordBatch, frozenset[str]]:
-        added = self._plain.added_values(rows)
-        return columns_of(rows, ordinals, extra_of(added)), frozenset(added)
+    def _plain_rows(self, raws: Mapping[int, msgspec.Raw]) -> tuple[dict[int, Segment], pa.RecordBatch]:
+        """The rows that need no care, by ordinal and as columns."""
+        decoded = {ordinal: self._plain.decode_row(raw) for ordinal, raw in raws.items()}
+        rows = {ordinal: row for ordinal, row in decoded.items() if row is not None}
+        extra = extra_of(self._plain.added_values(list(rows.values())))
+        columns = columns_of(list(rows.values()), _ordinals(rows), extra)
+        found = suspects(with_moments([columns]))
+        for ordinal in _ordinals(rows)[found].tolist():
+            del rows[ordinal]
+        return rows, columns.filter(pa.array(~found))
 
     def _learn(self, added_by_row: Sequence[frozenset[str]]) -> None:
         known = self._plain.added_fields
-        times_met = Counter(field for fields in added_by_row for field in fields - known)
+        times_met = Counter(field for fields in added_by_row for field in fields - known if _is_learnable(field))
         learnt = {field for field, _ in times_met.most_common(_ADDED_FIELDS_LEARNT - len(known))}
         if learnt:
             self._plain = PlainDecoder(known | learnt)
 
 
-def _int64(ordinals: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.fromiter(ordinals, np.int64)
+def _each(read: Callable[[bytes, int], PageRows], bodies: Iterable[bytes], ordinal: int) -> Iterator[PageRows]:
+    for body in bodies:
+        page = read(body, ordinal)
+        yield page
+        ordinal = page.next_ordinal
+
+
+def _is_learnable(field: str) -> bool:
+    """msgspec takes no field names that JSON must escape."""
+    return member_name(field) == f'"{field}":'
+
+
+def _ordinals(rows: Mapping[int, object]) -> npt.NDArray[np.int64]:
+    return np.fromiter(rows, np.int64, len(rows))

@@ -17,6 +17,7 @@ _SECOND_COLON = len("2026-01-01T00:00")
 _SECONDS_BELOW = 10**11
 _FAR_MS = 10**15
 _BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]{1,3}([Z+-])"
+_SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
 def parse_times(texts: pa.StringArray) -> pa.TimestampArray:
@@ -25,15 +26,38 @@ def parse_times(texts: pa.StringArray) -> pa.TimestampArray:
     `Z` or an offset is required; `t` and `z` may be small; up to 9 fraction digits are read, those after the sixth are
     dropped. The texts themselves must not be null.
     """
-    moments = _cast(texts)
+    moments = _cast(texts) if _all_have_seconds(texts) else None
     if moments is None:
         plainer = pc.replace_substring_regex(pc.ascii_upper(texts), _BEYOND_MICROSECONDS, r"\1\2")
-        moments = pa.concat_arrays(_cast_the_readable(plainer))
+        shaped = pc.if_else(pc.match_substring_regex(plainer, _SHAPE), plainer, None)
+        moments = pa.concat_arrays(_cast_the_readable(shaped))
     return moments
 
 
+def _all_have_seconds(texts: pa.StringArray) -> bool:
+    """Arrow also reads ISO 8601 times without seconds or colons, which RFC 3339 does not allow."""
+    if len(texts) == 0:
+        return True
+    _, offsets, characters = texts.buffers()
+    starts = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    if np.diff(starts).min() < _SHORTEST:
+        return False
+    return bool((np.frombuffer(characters, np.uint8)[starts[:-1] + _SECOND_COLON] == ord(":")).all())
+
+
+def _cast(texts: pa.StringArray) -> pa.TimestampArray | None:
+    """The moments, or None when any of the texts is unreadable."""
+    try:
+        moments = texts.cast(MOMENT)
+    except pa.ArrowInvalid:
+        return None
+    bounds = pc.min_max(moments.cast(pa.int64())).as_py()
+    in_range = bounds["min"] is None or FIRST_MOMENT_US <= bounds["min"] <= bounds["max"] <= LAST_MOMENT_US
+    return moments if in_range else None
+
+
 def _cast_the_readable(texts: pa.StringArray) -> list[pa.TimestampArray]:
-    """Arrow's cast says only that some text is unreadable, so halve the column until it is found."""
+    """Of texts in the right shape, a few may be no time of any calendar: halve the column until they are found."""
     moments = _cast(texts)
     if moments is not None:
         return [moments]
@@ -41,30 +65,6 @@ def _cast_the_readable(texts: pa.StringArray) -> list[pa.TimestampArray]:
         return [pa.nulls(1, MOMENT)]
     middle = len(texts) // 2
     return _cast_the_readable(texts[:middle]) + _cast_the_readable(texts[middle:])
-
-
-def _cast(texts: pa.StringArray) -> pa.TimestampArray | None:
-    """The moments, or None when any of the texts is unreadable."""
-    if len(texts) == 0:
-        return pa.array([], MOMENT)
-    if not _all_have_seconds(texts):
-        return None
-    try:
-        moments = texts.cast(MOMENT)
-    except pa.ArrowInvalid:
-        return None
-    epoch_us = moments.cast(pa.int64()).to_numpy()
-    return moments if epoch_us.min() >= FIRST_MOMENT_US and epoch_us.max() <= LAST_MOMENT_US else None
-
-
-def _all_have_seconds(texts: pa.StringArray) -> bool:
-    """Arrow also reads ISO 8601 times without seconds or colons, which RFC 3339 does not allow."""
-    _, offsets_buffer, bytes_buffer = texts.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    if np.diff(offsets).min() < _SHORTEST:
-        return False
-    characters = np.frombuffer(bytes_buffer, np.uint8)
-    return bool((characters[offsets[:-1] + _SECOND_COLON] == ord(":")).all())
 
 
 def epoch_us(epoch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
