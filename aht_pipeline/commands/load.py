@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,23 +127,27 @@ def _spans_of_the_night(settings: Settings) -> list[Span]:
 
 
 @contextmanager
-def _progress(days: int) -> Iterator[Any]:
+def _progress(days: int) -> Iterator[Callable[[str], None]]:
     """Something that takes a line a day: above a progress bar on a terminal, plain elsewhere."""
-    if not sys.stdout.isatty():
-        click.echo(f"Loading {days} days ...")
-        yield click.echo
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    # Dagster catches what a run writes to stdout, and a bar needs a terminal: so a way out of our own.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8") as out:
+        if not out.isatty():
+            print(f"Loading {days} days ...", file=out)
+            yield partial(print, file=out)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("load", total=days)
+        console = Console(file=out, force_terminal=True)
+        columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("load", total=days)
 
-        def tell(line: str) -> None:
-            progress.console.print(line, highlight=False, markup=False)
-            progress.advance(task)
+            def tell(line: str) -> None:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                progress.advance(task)
 
-        yield tell
+            yield tell
 
 
 def _tell_the_end(outcome: Outcome, days: int) -> None:
