@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
@@ -130,16 +130,19 @@ def _spans_of_the_night(settings: Settings) -> list[Span]:
 def _progress(days: int) -> Iterator[Callable[[str], None]]:
     """Something that takes a line a day: above a progress bar on a terminal, plain elsewhere."""
     # Dagster catches what a run writes to stdout, and a bar needs a terminal: so a way out of our own.
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8") as out:
-        if not out.isatty():
-            print(f"Loading {days} days ...", file=out)
-            yield partial(print, file=out)
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    out = os.dup(sys.stdout.fileno())
+    if not os.isatty(out):
+        say = partial(_say, out)
+        say(f"Loading {days} days ...")
+        yield say
+        os.close(out)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(file=out, force_terminal=True)
-        columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeElapsedColumn())
+    columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeElapsedColumn())
+    with os.fdopen(out, "w", encoding="utf-8") as terminal:
+        console = Console(file=terminal, force_terminal=True)
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("load", total=days)
 
@@ -148,6 +151,11 @@ def _progress(days: int) -> Iterator[Callable[[str], None]]:
                 progress.advance(task)
 
             yield tell
+
+
+def _say(out: int, line: str) -> None:
+    with suppress(BrokenPipeError):  # whoever listened has gone; the days are loaded all the same
+        os.write(out, f"{line}\n".encode())
 
 
 def _tell_the_end(outcome: Outcome, days: int) -> None:
