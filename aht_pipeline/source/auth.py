@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import re
 import threading
 import time
 from typing import Protocol
@@ -17,6 +19,9 @@ from aht_pipeline.source.http import Http
 
 _RENEW_EARLY_S = 60
 _DEFAULT_LIFETIME_S = 3600
+
+for _chatty in ("requests_oauthlib", "oauthlib"):  # at DEBUG they log the whole Authorization header
+    logging.getLogger(_chatty).setLevel(logging.INFO)
 
 
 class Authorisation(Protocol):
@@ -72,23 +77,17 @@ class BearerToken:
 
     def _fetch(self, http: Http) -> _Token:
         asked_at = time.monotonic()
-        answer = http.post_form(
+        token, expires_in = http.post_form(
             self._token_url,
             {
                 "client_id": self._keys.client_id,
                 "client_secret": self._keys.client_secret,
                 "grant_type": "client_credentials",
             },
+            _read_token,
             hint="check LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET",
         )
-        try:
-            reply = json.loads(answer)
-            token = reply["access_token"]
-            if not isinstance(token, str) or not token:
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise ApiError(f"POST {self._token_url}: the answer holds no access_token") from None
-        lifetime_s = _lifetime_s(reply.get("expires_in"), token)
+        lifetime_s = _lifetime_s(expires_in, token)
         return _Token(token, renew_at_s=asked_at + max(lifetime_s - _RENEW_EARLY_S, lifetime_s / 2))
 
 
@@ -102,6 +101,15 @@ class _Token(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+def _read_token(body: bytes) -> tuple[str, object]:
+    """The `access_token` and the `expires_in` of an answer; no JSON is a passing fault (ValueError)."""
+    reply = json.loads(body)
+    token = reply.get("access_token") if isinstance(reply, dict) else None
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):  # what a header can carry
+        raise ApiError("the answer to the request for a token holds no access_token: check LIVEPERSON_API_URL")
+    return token, reply.get("expires_in")
 
 
 def _lifetime_s(expires_in: object, token: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +16,8 @@ AGENT_ACTIVITY = "agentActivityDomain"
 SENTINEL = "sentinel"
 
 _LIVEPERSON = ".liveperson.net"
+_HOST = re.compile(r"(?:([a-z0-9.-]+)|\[([0-9a-f:]+)\])(:[0-9]+)?")
+"""A name or address and a port: with a user, a path or a query in it, it is not the host that it seems to be."""
 
 
 def resolve(http: Http, domain_api_url: str, account_id: str, service: str) -> str:
@@ -25,9 +28,11 @@ def resolve(http: Http, domain_api_url: str, account_id: str, service: str) -> s
     """
     url = f"{domain_api_url.rstrip('/')}/api/account/{quote(account_id, safe='')}/service/{service}/baseURI.json"
     host, _ = http.get(url, {"version": "1.0"}, lambda body: _base_uri(body, service))
-    if host.lower().split(":")[0].endswith(_LIVEPERSON):
+    plain = _HOST.fullmatch(host.lower())
+    name = plain and (plain[1] or plain[2])
+    if name and name.endswith(_LIVEPERSON):
         return f"https://{host}"
-    if is_loopback(urlsplit(f"//{host}").hostname) and is_loopback(urlsplit(domain_api_url).hostname):
+    if is_loopback(name) and is_loopback(urlsplit(domain_api_url).hostname):
         return f"{urlsplit(domain_api_url).scheme}://{host}"
     raise ApiError(
         f"{url}: the Domain API names the host {host!r} for {service}, which is outside *{_LIVEPERSON}: no credentials "
@@ -39,7 +44,7 @@ def _base_uri(body: bytes, service: str) -> str:
     """`{"service","account","baseURI"}`, or `{"baseURIs": [{…}, …]}` of one or all services."""
     reply: Any = msgspec.json.decode(body)
     entries = reply.get("baseURIs", [reply]) if isinstance(reply, dict) else []
-    for entry in entries:
+    for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and entry.get("service") == service and isinstance(entry.get("baseURI"), str):
             uri: str = entry["baseURI"]
             return uri.removeprefix("https://").removeprefix("http://").strip("/")

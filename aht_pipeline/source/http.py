@@ -8,12 +8,14 @@ import json
 import logging
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.parse import quote, quote_plus, unquote
 
 import requests
 import tenacity
@@ -23,7 +25,7 @@ from requests.auth import AuthBase
 
 from aht_pipeline.errors import AhtError
 from aht_pipeline.source.errors import ApiError, Refused
-from aht_pipeline.source.throttle import Throttle
+from aht_pipeline.source.throttle import Abandoned, Throttle
 
 if TYPE_CHECKING:
     from aht_pipeline.source.auth import Authorisation
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
+_STATUSES = frozenset(HTTPStatus)
 _SAME_AS_500 = {408, 500, 502, 503, 504}  # and resets, time-outs, cut-off and non-JSON bodies
 
 
@@ -42,17 +45,13 @@ class Pacing:
     after_faults_s: tuple[float, ...] = (5, 10, 15)
     """Pauses before each repeat after 500, 503 and the like (LivePerson's retry policy recommendations)."""
     after_429_s: float = 1
-    """Pause after a first 429 without Retry-After; doubled from then on, with jitter."""
+    """Pause after a first 429 without Retry-After, doubled from then on, with jitter; and the least pause with one."""
     longest_429_s: float = 60
     tries_of_429: int = 8
     total_s: float = 900
     """No request is waited for longer than this in all, whatever Retry-After says."""
     connect_timeout_s: float = 10
     read_timeout_s: float = 120
-
-
-class Abandoned(Exception):
-    """The request was given up between two attempts, because another one of the same day failed."""
 
 
 class Http:
@@ -86,19 +85,19 @@ class Http:
         hint: what to check when the API says 401 or 403.
         Raises Refused for a 400, ApiError for every other failure that outlasts its retries.
         """
-        call = _Call("GET", url, read, authorisation, hint, params=params)
-        return self._until_it_passes(call, abandon or threading.Event())
+        call = _Call("GET", url, read, authorisation, hint, abandon or threading.Event(), params=params)
+        return self._until_it_passes(call)
 
-    def post_form(self, url: str, form: Mapping[str, str], *, hint: str) -> bytes:
-        """The body that answers a form. The form's values are secrets: they are kept out of every error."""
-        answer, _ = self._until_it_passes(_Call("POST", url, bytes, None, hint, form=form), threading.Event())
+    def post_form(self, url: str, form: Mapping[str, str], read: Callable[[bytes], Answer], *, hint: str) -> Answer:
+        """What answers a form, read as by `get`. The form's values are secrets: they are kept out of every error."""
+        answer, _ = self._until_it_passes(_Call("POST", url, read, None, hint, threading.Event(), form=form))
         return answer
 
-    def _until_it_passes(self, call: _Call[Answer], abandon: threading.Event) -> tuple[Answer, int]:
+    def _until_it_passes(self, call: _Call[Answer]) -> tuple[Answer, int]:
         patience = _Patience(self.pacing)
 
         def attempt() -> Answer:
-            if abandon.is_set():
+            if call.abandon.is_set():
                 raise Abandoned
             try:
                 return self._attempt(call, may_renew=not patience.renewed)
@@ -110,35 +109,37 @@ class Http:
             retry=tenacity.retry_if_exception_type(_Passing),
             wait=lambda _: patience.pause_s,
             stop=lambda _: patience.is_over,
-            sleep=tenacity.sleep_using_event(abandon),
+            sleep=tenacity.sleep_using_event(call.abandon),
             before_sleep=_log_the_wait,
             reraise=True,
         )
         try:
             answer = retrying(attempt)
         except _Passing as failure:
-            raise ApiError(f"{failure}; given up after {patience.spent} attempts") from None
+            raise ApiError(f"{failure}; given up at attempt {patience.spent}: try again later") from None
         return answer, patience.spent + 1
 
     def _attempt(self, call: _Call[Answer], may_renew: bool) -> Answer:
         signer = call.authorisation.sign(self) if call.authorisation else _NoAuth()
         try:
-            with self.throttle.slot():
+            with self.throttle.slot(call.abandon):
                 response = self._session.request(
                     call.method,
                     call.url,
                     params=call.params,
                     data=call.form,
                     auth=signer,
+                    proxies={"http": ""},  # plain http is for this machine alone
                     timeout=(self.pacing.connect_timeout_s, self.pacing.read_timeout_s),
                     allow_redirects=False,
                     stream=True,
                 )
                 body: bytes = response.raw.read(decode_content=True)  # one large read costs less than .content
-        except requests.exceptions.SSLError as error:
-            raise ApiError(f"{call}: the server's certificate is not trusted: {_root_cause(error)}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Fault(f"{call}: {_root_cause(error)}") from None
+            cause = _root_cause(error)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise ApiError(f"{call}: the server's certificate is not trusted: {cause}") from None
+            raise _Fault(f"{call}: {_named(cause)}") from None
         if response.status_code != HTTPStatus.OK:
             raise self._failure(call, response, body, signer if may_renew else None)
         try:
@@ -155,14 +156,15 @@ class Http:
     ) -> _Passing | ApiError:
         status = response.status_code
         said = _what_it_says(body, secrets=call.secrets(response))
-        text = f"{call}: {status} {response.reason or ''}".rstrip() + (f": {said}" if said else "")
+        text = f"{call}: {status} {_phrase(status)}".rstrip() + (f": {said}" if said else "")
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
-            self.throttle.refused(closed_for_s=min(retry_after_s or 0, self.pacing.total_s))
-            return _TooMany(text, retry_after_s)
+            asked_s = _retry_after_s(response.headers.get("Retry-After"))
+            is_awaited = asked_s is not None and asked_s <= self.pacing.total_s
+            self.throttle.refused(closed_for_s=asked_s if asked_s and is_awaited else 0)
+            return _TooMany(text if asked_s is None else f"{text}: asks to wait {asked_s:.0f} s", asked_s)
         if status in _SAME_AS_500:
             return _Fault(text)
-        if status == HTTPStatus.BAD_REQUEST:
+        if status == HTTPStatus.BAD_REQUEST and call.form is None:  # to a form it means wrong credentials
             return Refused(text, _causes(body))
         if (
             status == HTTPStatus.UNAUTHORIZED
@@ -183,6 +185,7 @@ class _Call(Generic[Answer]):
     read: Callable[[bytes], Answer]
     authorisation: Authorisation | None
     hint: str
+    abandon: threading.Event
     params: Mapping[str, str | int] = field(default_factory=dict)
     form: Mapping[str, str] | None = None
 
@@ -193,7 +196,8 @@ class _Call(Generic[Answer]):
     def secrets(self, response: requests.Response) -> list[str]:
         """What an error's body may echo and must not be shown: the form's values, the parts of the signature."""
         authorised_by = str(response.request.headers.get("Authorization", ""))
-        return [*(self.form or {}).values(), *re.findall(r'[^\s",=]{8,}', authorised_by)]
+        sent = [*(self.form or {}).values(), *re.findall(r'[^\s",=]{8,}', authorised_by)]
+        return [spelling for text in sent for spelling in (text, quote(text, safe=""), quote_plus(text), unquote(text))]
 
 
 class _Passing(Exception):
@@ -245,7 +249,8 @@ class _Patience:
             self.renewed = True
         elif isinstance(failure, _TooMany):
             growing_s = min(self._pacing.after_429_s * 2**self._too_many, self._pacing.longest_429_s)
-            pause_s = growing_s if failure.retry_after_s is None else failure.retry_after_s
+            asked_s = failure.retry_after_s
+            pause_s = growing_s if asked_s is None else max(asked_s, self._pacing.after_429_s)
             self._too_many += 1
         else:
             if self._faults < len(self._pacing.after_faults_s):
@@ -267,12 +272,16 @@ class _NoAuth(AuthBase):
         return request
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost text of the layers in which requests and urllib3 wrap a failure of the network."""
+def _root_cause(error: BaseException) -> BaseException:
+    """The innermost of the layers in which requests and urllib3 wrap a failure of the network."""
     cause = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    return cause
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _retry_after_s(header: str | None) -> float | None:
@@ -287,6 +296,11 @@ def _retry_after_s(header: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except ValueError:
         return None
+
+
+def _phrase(status: int) -> str:
+    """The status in words of our own: the server's could repeat what was sent."""
+    return HTTPStatus(status).phrase if status in _STATUSES else ""
 
 
 def _error_object(body: bytes) -> dict[str, object]:
@@ -310,15 +324,17 @@ def _what_it_says(body: bytes, secrets: list[str]) -> str:
     parts = list(dict.fromkeys([*_causes(body), *told]))
     if error.get("internalCode"):
         parts.append(f"internalCode {error['internalCode']}")
-    text = "; ".join(parts) or html.unescape(re.sub(r"<[^>]*>", " ", body[:2000].decode(errors="replace")))
-    for secret in secrets:
+    text = "; ".join(parts) or html.unescape(body.decode(errors="replace"))
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # before anything is cut off
         text = text.replace(secret, "***")
+    if not parts:
+        text = re.sub(r"<[^>]*>", " ", text[:2000])
     return re.sub(r"\s+", " ", text).strip()[:500]
 
 
 def _advice(response: requests.Response, hint: str) -> str:
     status = response.status_code
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return hint or "check the credentials"
     if response.is_redirect:
         return "redirects are not followed, because credentials would go with them: check the configured URL"

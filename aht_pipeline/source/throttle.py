@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SUCCESSES_TO_RISE = 8  # for each place that is open: about one more place every eight round trips
+_LOOKS_UP_S = 0.2  # how often one that waits for a place looks whether it is still wanted
+
+
+class Abandoned(Exception):
+    """The request was given up before it was sent, because another one of the same day failed."""
 
 
 class Throttle:
@@ -26,11 +31,13 @@ class Throttle:
         return self._allowed
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a place, and hold it for the time of one request."""
+    def slot(self, abandon: threading.Event) -> Iterator[None]:
+        """Wait for a place, and hold it for the time of one request. Raises Abandoned once `abandon` is set."""
         with self._change:
             while (closed_s := self._closed_until - time.monotonic()) > 0 or self._busy >= self._allowed:
-                self._change.wait(closed_s if closed_s > 0 else None)
+                if abandon.is_set():
+                    raise Abandoned
+                self._change.wait(min(closed_s, _LOOKS_UP_S) if closed_s > 0 else _LOOKS_UP_S)
             self._busy += 1
         try:
             yield

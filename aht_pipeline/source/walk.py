@@ -6,9 +6,9 @@ import hashlib
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from aht_pipeline.pages import content_keys, segment_keys
 from aht_pipeline.source.api import AhtApi, Reply, SegmentQuery
 from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
 from aht_pipeline.source.pull import DayPull, PageSink
+from aht_pipeline.source.throttle import Abandoned
 
 _WALKS = 4  # of one window, before it is split: the first, and three more
 
@@ -168,7 +169,9 @@ class _Walk:
         return uncounted and np.array_equal(_distinct(self.contents), _distinct(previous.contents))
 
     def is_one_page(self, page_size: int) -> bool:
-        return (self.rows if self.count is None else self.count) <= page_size
+        """Whether one reply holds all there is to read, by size and by what was served: no half of it can do better."""
+        served = sum(len(keys) > 0 for keys in self.keys)
+        return served <= 1 and (self.rows if self.count is None else self.count) <= page_size
 
     def figures(self) -> str:
         seen = f"{len(_distinct(self.keys))} distinct segments in {self.rows} rows"
@@ -188,10 +191,11 @@ def _walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> _Walk:
     first = api.page(query, 0)
     _keep(walk, first, sink)
     rest = _uncounted_rest(api, query, first) if walk.count is None else _counted_rest(api, query, first, walk.count)
-    for reply in rest:
-        _keep(walk, reply, sink)
-        if walk.moved_to is not None:
-            break
+    with closing(rest):  # its threads end with the walk, also where the sink fails
+        for reply in rest:
+            _keep(walk, reply, sink)
+            if walk.moved_to is not None:
+                break
     return walk
 
 
@@ -200,49 +204,62 @@ def _keep(walk: _Walk, reply: Reply, sink: PageSink) -> None:
     sink.write(reply.body)
 
 
-def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Iterator[Reply]:
+def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Generator[Reply]:
     """The older form of the reply names no count: the next page, until an empty one."""
     reply, offset = first, 0
+    seen: set[int] = set()
     while reply.page.segments:
         offset += len(reply.page.segments)
-        following = api.page(query, offset)
-        if following.page.segments and following.page.segments == reply.page.segments:
-            raise ApiError(f"the API answers with the same page at offset {offset} as before it: it ignores the offset")
-        reply = following
+        seen.update(content_keys(reply.page).tolist())
+        reply = api.page(query, offset)
+        if reply.page.segments and offset >= 2 * len(seen):
+            raise ApiError(f"the API sends the same segments again and again, at offset {offset} too: it ignores it")
         yield reply
 
 
-def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) -> Iterator[Reply]:
+def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) -> Generator[Reply]:
     """The pages after the first, in order, several on their way at once; never more than a few in memory."""
-    starts = iter(range(len(first.page.segments) or api.page_size, count, api.page_size))
+    step = api.page_size
+    starts = iter(range(len(first.page.segments), count, step))
     with _workers(api.concurrency) as (pool, abandon):
         ahead: deque[Future[list[Reply]]] = deque()
-        step = api.page_size
 
         def fetch_another() -> None:
             if (start := next(starts, None)) is not None:
-                ahead.append(pool.submit(_range_of_pages, api, query, start, min(start + step, count), abandon))
+                is_last = start + step >= count
+                end = count if is_last else start + step
+                ahead.append(pool.submit(_range_of_pages, api, query, start, end, is_last, abandon))
 
         for _ in range(2 * api.concurrency):
             fetch_another()
         while ahead:
-            replies = ahead.popleft().result()
+            try:
+                replies = ahead.popleft().result()
+            except Abandoned:  # because a later page failed: its turn comes
+                continue
             fetch_another()
             yield from replies
 
 
-def _range_of_pages(api: AhtApi, query: SegmentQuery, start: int, end: int, abandon: threading.Event) -> list[Reply]:
+def _range_of_pages(
+    api: AhtApi, query: SegmentQuery, start: int, end: int, is_last: bool, abandon: threading.Event
+) -> list[Reply]:
     """The rows from offset `start` to `end`: one reply, or more where the API sends fewer rows than it was asked for.
 
-    An empty reply before the end is not the end of the day: the walk then lacks rows, and says so.
+    An empty reply before the end is not the end of the day: the walk then lacks rows, and says so. The last range asks
+    for a full page: rows beyond the count give a wrong count away. A failure ends the waiting of the other ranges.
     """
     replies: list[Reply] = []
-    while start < end:
-        reply = api.page(query, start, end - start, abandon)
-        replies.append(reply)
-        if not reply.page.segments:
-            break
-        start += len(reply.page.segments)
+    try:
+        while start < end:
+            reply = api.page(query, start, None if is_last else end - start, abandon)
+            replies.append(reply)
+            if not reply.page.segments:
+                break
+            start += len(reply.page.segments)
+    except Exception:
+        abandon.set()
+        raise
     return replies
 
 
