@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aht_pipeline.commands.configured import configured
+from aht_pipeline.coverage import ranges
 from aht_pipeline.days import date_range, yesterday
 from aht_pipeline.errors import SettingsError
 from aht_pipeline.home import open_warehouse, prepare_dagster_home
@@ -92,15 +93,19 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
 
 
 def _note_what_never_ran(result: dg.ExecuteInProcessResult, outcome: Outcome, first: date, last: date) -> None:
-    """A run that ended before its days were tried (the warehouse went away, a crash) fails each of them."""
+    """A run that ended before its days were tried (it was interrupted, the warehouse went away) fails each of them."""
     if result.success:
         return
-    untried = [str(day) for day in date_range(first, last) if str(day) not in outcome.loaded | outcome.failures]
+    untried = [day for day in date_range(first, last) if str(day) not in outcome.loaded | outcome.failures]
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-    reason = next((error.cause or error for error in errors if error), None)
-    for day in untried:
-        outcome.failures[day] = reason.message.strip() if reason else "the run failed before it came to this day"
-        click.echo(f"{day}  failed: {outcome.failures[day]}", err=True)
+    error = next((error.cause or error for error in errors if error), None)
+    if error is None or error.cls_name == "DagsterExecutionInterruptedError":
+        reason = "the run was interrupted before it came to this"
+    else:
+        reason = error.message.strip()
+    outcome.failures |= {str(day): reason for day in untried}
+    for begin, end in ranges(untried):
+        click.echo(f"{begin}{f' to {end}' if end > begin else ''}  failed: {reason}", err=True)
 
 
 def _given_span(settings: Settings, first: date | None, last: date | None) -> Span | None:
