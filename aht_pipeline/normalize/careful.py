@@ -22,6 +22,7 @@ _FLAG_BITS = {flag: 1 << position for position, flag in enumerate(QUALITY_FLAGS)
 _FLOATS_ARE_EXACT_BELOW = 2**53
 _NUMERIC_DIGITS_BEFORE_POINT, _NUMERIC_DIGITS_AFTER_POINT = 131_072, 16_383  # what Postgres's numeric, so jsonb, holds
 _DIGITS = re.compile(r"-?[0-9]+")
+_LONG_DIGITS = len(str(LONG_MAX))
 _COMMON_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3])(:[0-9]{2}){2}(\.[0-9]{1,6})?Z")
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # not the text "u0000" after an escaped backslash
 _SHOWN_CHARS = 60  # of a value in a reason; the reject keeps the whole row
@@ -200,10 +201,11 @@ def _long(raw: msgspec.Raw) -> int:
         if is_number:
             return _integral_float(digits)
         raise _UnreadableError(f"{_shown(raw)} is not a whole number")
-    # the length first: Python refuses to read thousands of digits
-    if len(digits.lstrip("-0")) > len(str(LONG_MAX)) or not LONG_MIN <= int(digits) <= LONG_MAX:
+    significant = digits.lstrip("-0") or "0"
+    number = int(significant[:_LONG_DIGITS]) * (-1 if digits.startswith("-") else 1)  # Python refuses huge texts
+    if len(significant) > _LONG_DIGITS or not LONG_MIN <= number <= LONG_MAX:
         raise _UnreadableError(f"{_shown(raw)} does not fit into 64 bits")
-    return int(digits)
+    return number
 
 
 def _integral_float(number: str) -> int:

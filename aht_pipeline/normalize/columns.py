@@ -73,12 +73,12 @@ def extra_of(values: Mapping[str, Sequence[str | None]]) -> pa.StringArray | Non
     if not values:
         return None
     members = [
-        pc.binary_join_element_wise(member_name(field), pa.array(column, pa.string()), "")
+        pc.coalesce(pc.binary_join_element_wise("," + member_name(field), pa.array(column, pa.string()), ""), "")
         for field, column in values.items()
     ]
-    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
+    joined = pc.binary_join_element_wise(*members, "")
     some = pc.if_else(pc.equal(joined, ""), None, joined)
-    return pc.binary_join_element_wise("{", some, "}", "")
+    return pc.binary_join_element_wise(pc.binary_replace_slice(some, 0, 1, "{"), "}", "")
 
 
 def member_name(field: str) -> str:
