@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,11 @@ from aht_pipeline import embedded
 from aht_pipeline.credentials import ClientCredentialKeys
 from aht_pipeline.errors import CannotTell, SettingsError
 from aht_pipeline.settings import DEMO_ACCOUNT, Settings
-from aht_pipeline.warehouse import engine, loaded_timezone, require_current, upgrade
+from aht_pipeline.warehouse import NotMigrated, engine, loaded_timezone, require_current, upgrade
 
 if TYPE_CHECKING:  # what needs no API starts without it
     from aht_pipeline.pipeline import Pipeline
     from aht_pipeline.source import AhtApi
-
-log = logging.getLogger(__name__)
 
 WAREHOUSE_DATABASE = "warehouse"
 DAGSTER_DATABASE = "dagster"
@@ -41,8 +38,11 @@ def open_warehouse(settings: Settings) -> sa.Engine:
     if settings.warehouse_url is None:
         settings.remember_start_date()
         url = start_server(settings).url(WAREHOUSE_DATABASE)
-        upgrade(url)
         warehouse = engine(url)
+        try:
+            require_current(warehouse)
+        except NotMigrated:
+            upgrade(url)
     else:
         warehouse = engine(settings.warehouse_url)
         require_current(warehouse)
@@ -93,8 +93,6 @@ def refuse_another_timezone(settings: Settings, warehouse: sa.Engine) -> None:
 @contextmanager
 def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
     """Everything that days run through; the API is connected when the first day is pulled."""
-    from contextlib import ExitStack
-
     from aht_pipeline.archive import Archive
     from aht_pipeline.pipeline import Pipeline
 

@@ -53,18 +53,15 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
         partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
         failures: dict[str, str] = {}
 
+        first = RAW if RAW in keys else SEGMENTS
         for pulled in ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions):
-            if RAW in keys:
-                _report(context, announce, RAW, pulled, pull_metadata)
+            failure = pulled.failure
+            if RAW in keys or failure is not None:
+                _report(context, announce, first, pulled, pull_metadata)
             if SEGMENTS in keys and pulled.result is not None:
-                load = partial(_load, pipeline, pulled.result, context.run.run_id)
-                loaded = attempt(load, pulled.day)
+                loaded = attempt(partial(_load, pipeline, pulled.result, context.run.run_id), pulled.day)
                 _report(context, announce, SEGMENTS, loaded, load_metadata)
                 failure = loaded.failure
-            else:
-                failure = pulled.failure
-                if RAW not in keys:
-                    _report(context, announce, SEGMENTS, pulled, pull_metadata)
             if failure is not None:
                 failures[str(pulled.day)] = failure
 
