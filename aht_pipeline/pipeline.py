@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from aht_pipeline.warehouse import LoadFacts, LoadResult, load_day, record_refus
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Next = TypeVar("Next")
 
 
 class NothingToReplay(AhtError):
@@ -38,12 +40,11 @@ class Done(Generic[Result]):
     result: Result | None = None
     failure: str | None = None
 
-
-@dataclass(frozen=True)
-class Pulled:
-    """A day's proved pull, and where the archive keeps it."""
-
-    stored: StoredPull
+    def then(self, step: Callable[[Result], Next]) -> Done[Next]:
+        """The day's next step, on this one's result; where this one failed, its failure."""
+        if self.result is None:
+            return Done(self.day, 0, failure=self.failure)
+        return _attempt(self.day, partial(step, self.result))
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Pipeline:
             self._api.close()
         self.warehouse.dispose()
 
-    def pull(self, day: Day) -> Pulled:
+    def pull(self, day: Day) -> StoredPull:
         """Read the day from the API until it is proved complete, and keep it in the archive."""
         with self.archive.draft() as draft:
             try:
@@ -90,14 +91,14 @@ class Pipeline:
             except Forgotten as refusal:
                 record_refusal(self.warehouse, self.account_id, day.date, str(refusal), datetime.now(UTC))
                 raise
-            return Pulled(self.archive.keep(draft, proved))
+            return self.archive.keep(draft, proved)
 
-    def latest(self, day: Day) -> Pulled:
+    def latest(self, day: Day) -> StoredPull:
         """The day's latest complete pull in the archive. Raises NothingToReplay where there is none."""
         stored = self.archive.latest(self.account_id, day)
         if stored is None:
             raise NothingToReplay(f"{day}: {self.archive} holds no complete pull of this day; load it from the API")
-        return Pulled(stored)
+        return stored
 
     def load(self, stored: StoredPull, run_id: str | None = None) -> Loaded:
         """Normalise an archived pull and upsert it: one transaction a day."""
@@ -133,19 +134,6 @@ class Pipeline:
         return self._api
 
 
-def attempt(step: Callable[[Day], Result], day: Day) -> Done[Result]:
-    """Run one step of one day. Whatever goes wrong in it stays in it: no neighbour fails because of it."""
-    began = time.monotonic()
-    try:
-        result = step(day)
-    except AhtError as failure:
-        return Done(day, time.monotonic() - began, failure=str(failure))
-    except Exception as failure:
-        log.exception("%s: an unforeseen failure", day)
-        return Done(day, time.monotonic() - began, failure=f"unforeseen, please report it: {failure!r}")
-    return Done(day, time.monotonic() - began, result=result)
-
-
 def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:
     """Each day's step, in order, always one day ahead of the caller."""
     upcoming = iter(days)
@@ -154,10 +142,23 @@ def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[R
 
         def start_another() -> None:
             if (day := next(upcoming, None)) is not None:
-                running.append(worker.submit(attempt, step, day))
+                running.append(worker.submit(_attempt, day, partial(step, day)))
 
         start_another()
         while running:
             done = running.popleft().result()
             start_another()
             yield done
+
+
+def _attempt(day: Day, step: Callable[[], Result]) -> Done[Result]:
+    """Run one step of one day. Whatever goes wrong in it stays in it: no neighbour fails because of it."""
+    began = time.monotonic()
+    try:
+        result = step()
+    except AhtError as failure:
+        return Done(day, time.monotonic() - began, failure=str(failure))
+    except Exception as failure:
+        log.exception("%s: an unforeseen failure", day)
+        return Done(day, time.monotonic() - began, failure=f"unforeseen, please report it: {failure!r}")
+    return Done(day, time.monotonic() - began, result=result)

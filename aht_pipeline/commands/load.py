@@ -65,13 +65,15 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
     with _progress(days) as tell, dg.DagsterInstance.get() as instance:
 
         def announce(key: dg.AssetKey, done: Done[Any]) -> None:
+            if key != SEGMENTS:  # a day whose pull failed is told of here, too
+                return
             day = str(done.day)
-            if done.failure is not None:
-                outcome.failures[day] = done.failure
+            if done.result is None:
+                outcome.failures[day] = str(done.failure)
                 tell(f"{day}  failed: {done.failure}")
-            elif key == SEGMENTS and done.result is not None:
+            else:
                 load = done.result.load
-                outcome.loaded[day] = load.inserted + load.updated + load.unchanged
+                outcome.loaded[day] = load.loaded
                 tell(
                     f"{day}  {outcome.loaded[day]:>9,} segments: {load.inserted:,} new, {load.updated:,} updated, "
                     f"{load.unchanged:,} unchanged, {load.rejected:,} rejected"

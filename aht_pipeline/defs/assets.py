@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
@@ -14,13 +14,14 @@ from aht_pipeline.defs.metadata import column_schema, load_metadata, pull_metada
 from aht_pipeline.settings import Settings
 
 if TYPE_CHECKING:  # pandas and the like are imported by the run that works with them
-    from aht_pipeline.pipeline import Done, Loaded, Pipeline, Pulled
+    from aht_pipeline.pipeline import Done, Pipeline
 
 RAW = dg.AssetKey("raw_agent_segments")
 SEGMENTS = dg.AssetKey("agent_segments")
 
 DAYS_A_RUN = 31
 
+Result = TypeVar("Result")
 Announce = Callable[[dg.AssetKey, "Done[Any]"], None]
 
 
@@ -46,24 +47,22 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
     )
     def agent_segments_by_day(context: dg.AssetExecutionContext) -> Iterator[Any]:
         from aht_pipeline.days import Day
-        from aht_pipeline.pipeline import ahead, attempt
+        from aht_pipeline.pipeline import ahead
 
         pipeline: Pipeline = context.resources.pipeline
         keys = context.selected_asset_keys
         partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
         failures: dict[str, str] = {}
 
-        first = RAW if RAW in keys else SEGMENTS
         for pulled in ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions):
-            failure = pulled.failure
-            if RAW in keys or failure is not None:
-                _report(context, announce, first, pulled, pull_metadata)
-            if SEGMENTS in keys and pulled.result is not None:
-                loaded = attempt(partial(_load, pipeline, pulled.result, context.run.run_id), pulled.day)
-                _report(context, announce, SEGMENTS, loaded, load_metadata)
-                failure = loaded.failure
-            if failure is not None:
-                failures[str(pulled.day)] = failure
+            done: Done[Any] = pulled
+            if RAW in keys:
+                _report(context, announce, RAW, pulled, pull_metadata)
+            if SEGMENTS in keys:
+                done = pulled.then(partial(pipeline.load, run_id=context.run.run_id))
+                _report(context, announce, SEGMENTS, done, load_metadata)
+            if done.failure is not None:
+                failures[str(done.day)] = done.failure
 
         if failures:
             raise _failed(failures, len(partitions))
@@ -72,22 +71,19 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
     return agent_segments_by_day
 
 
-def _load(pipeline: "Pipeline", pulled: "Pulled", run_id: str, _: Any) -> "Loaded":
-    return pipeline.load(pulled.stored, run_id)
-
-
 def _report(
     context: dg.AssetExecutionContext,
     announce: Announce,
     key: dg.AssetKey,
-    done: "Done[Any]",
-    metadata: Callable[["Done[Any]"], dict[str, Any]],
+    done: "Done[Result]",
+    metadata: Callable[[Result, float], dict[str, Any]],
 ) -> None:
     """Tell of a day as soon as it is done: a crash of a later day takes nothing back."""
-    if done.failure is None:
-        context.log_event(dg.AssetMaterialization(asset_key=key, partition=str(done.day), metadata=metadata(done)))
-    else:
+    if done.result is None:
         context.log.error("%s of %s failed: %s", key.to_user_string(), done.day, done.failure)
+    else:
+        said = metadata(done.result, done.seconds)
+        context.log_event(dg.AssetMaterialization(asset_key=key, partition=str(done.day), metadata=said))
     announce(key, done)
 
 

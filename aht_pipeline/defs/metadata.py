@@ -13,7 +13,7 @@ from aht_pipeline.warehouse.tables import agent_segments
 
 if TYPE_CHECKING:
     from aht_pipeline.archive import StoredPull
-    from aht_pipeline.pipeline import Done, Loaded, Pulled
+    from aht_pipeline.pipeline import Loaded
 
 
 def column_schema() -> dg.TableSchema:
@@ -36,24 +36,23 @@ def _sql_type(column: sa.Column[Any]) -> str:
     return str(column.type.compile(dialect=dialect)).partition(" COLLATE")[0].lower()
 
 
-def pull_metadata(done: Done[Pulled]) -> dict[str, Any]:
-    assert done.result is not None  # noqa: S101 - only what succeeded is reported
-    stored = done.result.stored
+def pull_metadata(stored: StoredPull, seconds: float) -> dict[str, Any]:
+    """What a materialisation of the raw pull says; `seconds` went by with the API and the archive."""
     return {
         "dagster/partition_row_count": stored.pull.reported,
         **_of_the_pull(stored),
         "requests": stored.pull.requests,
         "retries": stored.pull.retries,
         "bytes": stored.size_bytes,
-        "seconds": round(done.seconds, 3),
+        "seconds": round(seconds, 3),
     }
 
 
-def load_metadata(done: Done[Loaded]) -> dict[str, Any]:
-    assert done.result is not None  # noqa: S101 - only what succeeded is reported
-    loaded, load = done.result, done.result.load
+def load_metadata(loaded: Loaded, seconds: float) -> dict[str, Any]:
+    """What a materialisation of the table says; `seconds` went by with the archive and the warehouse."""
+    load = loaded.load
     return {
-        "dagster/partition_row_count": load.inserted + load.updated + load.unchanged,
+        "dagster/partition_row_count": load.loaded,
         **_of_the_pull(loaded.stored),
         "reported": load.reported,
         "inserted": load.inserted,
@@ -63,7 +62,7 @@ def load_metadata(done: Done[Loaded]) -> dict[str, Any]:
         "outside_day": load.outside_day,
         "state": "settled" if load.settled else "provisional",
         "load_id": load.load_id,
-        "seconds": round(done.seconds, 3),
+        "seconds": round(seconds, 3),
         **({"unknown_fields": sorted(loaded.unknown_fields)} if loaded.unknown_fields else {}),
         **({"unknown_end_reasons": sorted(loaded.unknown_end_reasons)} if loaded.unknown_end_reasons else {}),
     }
