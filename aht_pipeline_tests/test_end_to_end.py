@@ -213,6 +213,33 @@ def test_requests_at_once_follow_the_setting(tmp_path: Path, database_url: str) 
             assert simulator.max_in_flight == concurrency
 
 
+def test_bad_rows_are_set_aside_with_their_reasons_and_harm_no_other(
+    account: Outside, traffic: ExplicitTraffic
+) -> None:
+    close = datetime.combine(YESTERDAY, NOON)
+    good = json.dumps(segment(99, close))
+    poisoned = {
+        "NaN": good.replace("360000", "NaN"),
+        "surrogate": good.replace("closedByConsumer", "\\ud83d"),
+        "NUL": good.replace("closedByConsumer", "a\\u0000b"),
+        "fraction": good.replace("360000", "1.5"),
+        "no agent": good.replace("agentId", "agentNumber"),
+        "no row": "null",
+    }
+    for name, row in poisoned.items():
+        traffic.add(row.replace("1111-4111-8111", name).encode(), close=close, name=name)
+    too_many = account.run("load", "--from", YESTERDAY, exit_code=1)
+    assert "6 of the first 9 rows (of 9) cannot be loaded" in too_many.stdout
+    assert "AHT_MAX_REJECTED_PERCENT" in too_many.stdout
+    assert account.query("SELECT count(*) FROM aht.loads") == [(0,)]
+    account.run("load", "--from", YESTERDAY, AHT_MAX_REJECTED_PERCENT="100")
+    assert account.query("SELECT count(*) FROM aht.agent_segments") == [(3,)]
+    assert ledger(account) == [(str(YESTERDAY), 9, 3, 0, 0, 6)]
+    rejected = account.query("SELECT raw, reasons FROM aht.rejected_segments")
+    assert {row.raw for row in rejected} == {row.replace("1111-4111-8111", name) for name, row in poisoned.items()}
+    assert all(row.reasons for row in rejected)
+
+
 def test_the_documented_sample_is_loaded_and_flagged_where_its_epochs_contradict_its_texts(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -140,7 +140,7 @@ def _progress(days: int) -> Iterator[Callable[[str], None]]:
     out = os.dup(sys.stdout.fileno())
     if not os.isatty(out):
         say = partial(_say, out)
-        say(f"Loading {days} days ...")
+        say(f"Loading {days} {'day' if days == 1 else 'days'} ...")
         yield say
         os.close(out)
         return
