@@ -264,8 +264,8 @@ def test_nothing_but_empty_pages_under_a_count_fails(reading: Reading, pages: Pa
 def test_rows_without_a_usable_id_count_by_their_content(reading: Reading, pages: Pages) -> None:
     traffic = ExplicitTraffic(rows_of(DAY, 5))
     noon = hours(DAY, 12)
-    for number, changes in enumerate([{"segmentId": None}, {"segmentId": ""}, {"segmentId": 7}, {"segmentId": "a\0b"}]):
-        traffic.add(segment(50 + number, noon, **changes), name=f"unusable {number}")
+    for number, unusable in enumerate([None, "", 7, "a\0b"]):
+        traffic.add(segment(50 + number, noon, segmentId=unusable), name=f"unusable {number}")
     for number in range(2):
         without = segment(60 + number, noon)
         del without["segmentId"]
@@ -718,10 +718,10 @@ class TestConcurrency:
     def test_a_sink_that_fails_ends_the_threads_too(self, reading: Reading) -> None:
         sim = reading.simulator(rows_of(DAY, 100))
 
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(OSError, match="disk full") as failure:
             pull_day(reading.api(sim, page_size=1), DAY, FullDisk(), NOW)
 
-        assert page_threads() == []
+        assert page_threads() == [], f"still running while {failure.value} is handled"
 
 
 class FullDisk(Pages):

@@ -197,7 +197,8 @@ class _Call(Generic[Answer]):
         """What an error's body may echo and must not be shown: the form's values, the parts of the signature."""
         authorised_by = str(response.request.headers.get("Authorization", ""))
         sent = [*(self.form or {}).values(), *re.findall(r'[^\s",=]{8,}', authorised_by)]
-        return [spelling for text in sent for spelling in (text, quote(text, safe=""), quote_plus(text), unquote(text))]
+        spellings = (str, unquote, quote, quote_plus, lambda text: quote(text, safe=""))
+        return [spelled(text) for text in sent for spelled in spellings]
 
 
 class _Passing(Exception):

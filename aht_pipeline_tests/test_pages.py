@@ -1,0 +1,121 @@
+"""A reply is taken apart without a change to its segments, and whatever is no reply is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aht_pipeline.pages import Page, PageError, content_keys, is_usable_id, read_page, segment_keys
+
+
+def page_of(*segments: str, **envelope: Any) -> bytes:
+    """A reply with these segments, written exactly so."""
+    rest = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in envelope.items())
+    return f'{{"segments": [{", ".join(segments)}]{rest}}}'.encode()
+
+
+def keys(*segments: str) -> list[int]:
+    body = page_of(*segments)
+    found: list[int] = segment_keys(body, read_page(body)).tolist()
+    return found
+
+
+def contents(*segments: str) -> list[int]:
+    found: list[int] = content_keys(read_page(page_of(*segments))).tolist()
+    return found
+
+
+def test_a_segment_stays_the_bytes_that_the_api_sent() -> None:
+    segments = ['{"segmentId" :"a",  "n": 1.50, "n": 12345678901234567890123}', '{"é": "\\u00e9\\/"}', "[ 1 ]", "null"]
+
+    page = read_page(page_of(*segments))
+
+    assert [bytes(segment).decode() for segment in page.segments] == segments
+
+
+@pytest.mark.parametrize(
+    ("pagination", "count"),
+    [({"count": 3}, 3), ({"count": "3"}, 3), ({"count": None}, None), ({}, None), (None, None), ({"count": 0}, 0)],
+)
+def test_the_count_is_the_one_of_the_pagination(pagination: object, count: int | None) -> None:
+    assert read_page(page_of(pagination=pagination)).count == count
+
+
+def test_the_older_reply_has_no_count_and_no_timeframe_is_needed_to_read_it() -> None:
+    page = read_page(b'{"segments": [], "somethingNew": {"a": [1]}}')
+
+    assert (page.count, page.timeframe, page.segments) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html></html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"segments": null}',
+        b'{"segments": {}}',
+        b'{"segments": [{"segmentId": "a"}',
+        b'{"segments": []} and more',
+        b'{"segments": [], "pagination": {"count": "many"}}',
+        b'{"segments": [], "timeframe": 7}',
+        b'{"segments": [], "timeframe": {"startTime": "\xff"}}',
+    ],
+)
+def test_what_is_no_reply_is_refused(body: bytes) -> None:
+    with pytest.raises(PageError, match=rf"not a reply of agent-segments \({len(body)} bytes\)"):
+        read_page(body)
+
+
+def test_rows_of_one_id_are_one_segment_whatever_else_they_say() -> None:
+    first, second, other = keys('{"segmentId": "a", "n": 1}', '{"n": 2, "segmentId":"\\u0061"}', '{"segmentId": "A"}')
+
+    assert first == second
+    assert other != first
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["{}", '{"segmentId": null}', '{"segmentId": ""}', '{"segmentId": 7}', '{"segmentId": "a\\u0000"}', "7", "[]"],
+)
+def test_a_row_without_a_usable_id_is_known_by_its_content(row: str) -> None:
+    usable, first, again, other = keys('{"segmentId": "a"}', row, row, '{"n": 1}')
+
+    assert first == again
+    assert len({usable, first, other}) == 3
+
+
+def test_a_row_that_cannot_be_read_takes_nothing_from_its_neighbours() -> None:
+    usable = '{"segmentId": "a"}'
+
+    assert keys(usable, "7", '{"segmentId": "\\ud800"}', usable)[0] == keys(usable)[0] == keys("7", usable)[1]
+
+
+def test_a_key_made_from_content_is_no_key_made_from_an_id() -> None:
+    row = '{"n": 1}'
+
+    assert keys(row) != keys(json.dumps({"segmentId": row}))
+
+
+def test_content_differs_by_every_byte() -> None:
+    first, again, spaced = contents('{"segmentId": "a"}', '{"segmentId": "a"}', '{"segmentId":"a"}')
+
+    assert first == again
+    assert spaced != first
+
+
+@pytest.mark.parametrize(
+    ("segment_id", "usable"),
+    [("a", True), (" ", True), ("é", True), ("", False), ("a\0", False), (None, False), (7, False), (["a"], False)],
+)
+def test_a_usable_id_is_text_that_postgres_can_hold(segment_id: object, usable: bool) -> None:
+    assert is_usable_id(segment_id) is usable
+
+
+def test_a_page_of_nothing_has_no_keys() -> None:
+    assert segment_keys(b'{"segments": []}', Page([])).tolist() == []
+    assert contents() == []
