@@ -576,7 +576,7 @@ class TestADayBeyondTheMonth:
         with pytest.raises(NotBelieved, match=r"2026-05-01: .*27 days.*--replay"):
             pull_day(reading.api(sim), day, pages, now)
 
-    @pytest.mark.parametrize("cause", ["fromMillis: is out of range", "from: must be a later date"])
+    @pytest.mark.parametrize("cause", ["fromMillis: is out of range", "From must be a later date"])
     def test_is_forgotten_however_the_refusal_of_its_start_is_worded(
         self, reading: Reading, pages: Pages, cause: str
     ) -> None:
@@ -586,7 +586,10 @@ class TestADayBeyondTheMonth:
             pull_day(reading.api(server), Day(date(2026, 2, 1), "UTC"), pages, NOW)
 
 
-@pytest.mark.parametrize("cause", ["source: is required", "fromMillis: must be a number", "toMillis: is too old"])
+@pytest.mark.parametrize(
+    "cause",
+    ["source: is required", "fromMillis: must be a number", "from: is beyond the threshold", "toMillis: is too old"],
+)
 def test_a_recent_day_that_is_refused_for_another_reason_is_not_forgotten(
     reading: Reading, pages: Pages, cause: str
 ) -> None:
@@ -664,7 +667,7 @@ class TestConcurrency:
         pull = pull_day(reading.api(sim, page_size=1, concurrency=4), DAY, pages, NOW)
 
         in_flight = [request.in_flight for request in sim.segment_requests]
-        assert max(in_flight[:15]) == 2
+        assert max(in_flight[:15]) <= 2
         assert max(in_flight[-30:]) == 4
         assert (pull.reported, pull.requests, pull.retries) == (100, 101, 1)
 

@@ -26,7 +26,8 @@ class PageSink(Protocol):
 class DayPull:
     """The facts of one whole, proved pull of a day; its pages are in the sink it was written to.
 
-    reported: distinct segments of the pull (where one walk proved the day: the count that the API reported).
+    reported: distinct segments of the pull (where one walk proved the day: the count that the API reported, unless its
+        only page holds a segment twice).
     rows: rows in the pages, repeats included; equal to `reported` when no segment is there twice.
     content_sha256: of the sorted `content_keys` of the distinct rows; equal for equal segments in any order and paging.
     pulled_at: when the pull began (UTC), so that no later change is claimed to be in it.

@@ -23,6 +23,7 @@ from aht_pipeline.source.pull import DayPull, PageSink
 from aht_pipeline.source.throttle import Abandoned
 
 _WALKS = 4  # of one window, before it is split: the first, and three more
+_AGE = re.compile(r"\b(month|day|old|past|back|earl|ago|before)", re.IGNORECASE)
 
 Keys = npt.NDArray[np.uint64]
 
@@ -281,5 +282,5 @@ def _distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
 
 def _speaks_of_age(refused: Refused, in_doubt: bool) -> bool:
     """Whether a 400 says that the window begins too far back: its wording is not documented, the name `from` is."""
-    of_the_start = [cause for cause in refused.causes if re.match(r"\s*from", cause)]
-    return any(in_doubt or re.search(r"month|day|old|past|back|earl|ago|before", cause) for cause in of_the_start)
+    of_the_start = [cause for cause in refused.causes if re.match(r"\s*from", cause, re.IGNORECASE)]
+    return any(in_doubt or _AGE.search(cause) for cause in of_the_start)
