@@ -6,17 +6,17 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from urllib.parse import quote
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys
 from aht_pipeline.days import Window, from_millis
 from aht_pipeline.pages import Page, Timeframe, read_page
-from aht_pipeline.source.auth import Authorisation, BearerToken, SignedByApp
+from aht_pipeline.source.auth import BearerToken, SignedByApp
 from aht_pipeline.source.errors import ApiError, Refused
 from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
-from aht_pipeline.source.http import Http, Pacing
+from aht_pipeline.source.http import Authorisation, Http, Pacing
 
 SORT_ORDERS = ("Date", "Conversation", "Agent", "Employee", "Skill", "Group")
 """What `sort` may be; the direction is not documented."""
@@ -190,7 +190,8 @@ def _seconds_of(timeframe: Timeframe) -> tuple[int, int] | None:
 def _seconds(text: str | None, epoch: int | str | None) -> int | None:
     try:
         if text:
-            return int(datetime.fromisoformat(text).timestamp() // 1)
+            moment = datetime.fromisoformat(text.upper())
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() // 1)
         epoch = int(epoch or "")
     except ValueError:
         return None

@@ -8,7 +8,6 @@ import logging
 import re
 import threading
 import time
-from typing import Protocol
 
 import requests
 from requests.auth import AuthBase
@@ -22,16 +21,6 @@ _DEFAULT_LIFETIME_S = 3600
 
 for _chatty in ("requests_oauthlib", "oauthlib"):  # at DEBUG they log the whole Authorization header
     logging.getLogger(_chatty).setLevel(logging.INFO)
-
-
-class Authorisation(Protocol):
-    """Signs requests; `renew` says whether a request that was answered 401 is worth another try."""
-
-    def sign(self, http: Http) -> AuthBase:
-        """What authorises one attempt of a request."""
-
-    def renew(self, refused: AuthBase) -> bool:
-        """After a 401: True where the next `sign` gives something else, so that another attempt makes sense."""
 
 
 class SignedByApp:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
 import requests
@@ -26,9 +26,6 @@ from requests.auth import AuthBase
 from aht_pipeline.errors import AhtError
 from aht_pipeline.source.errors import ApiError, Refused
 from aht_pipeline.source.throttle import Abandoned, Throttle
-
-if TYPE_CHECKING:
-    from aht_pipeline.source.auth import Authorisation
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +49,16 @@ class Pacing:
     """No request is waited for longer than this in all, whatever Retry-After says."""
     connect_timeout_s: float = 10
     read_timeout_s: float = 120
+
+
+class Authorisation(Protocol):
+    """Signs requests; `renew` says whether a request that was answered 401 is worth another try."""
+
+    def sign(self, http: Http) -> AuthBase:
+        """What authorises one attempt of a request."""
+
+    def renew(self, refused: AuthBase) -> bool:
+        """After a 401: True where the next `sign` gives something else, so that another attempt makes sense."""
 
 
 class Http:
