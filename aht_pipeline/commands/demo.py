@@ -30,7 +30,7 @@ def run_demo() -> int:
     """0 when all days are complete. Nothing but the demo's own home is touched, whatever is configured."""
     began = time.monotonic()
     settings = read_demo_settings()
-    click.echo(f"The demo lives in {settings.home}: an embedded Postgres, an archive, a Dagster instance.")
+    click.echo(f"aht-pipeline: using the demo at {settings.home}: Postgres, archive and Dagster instance", err=True)
     click.echo("The AHT API is played by a simulator: our reading of LivePerson's public documentation.")
     warehouse = open_warehouse(settings)
     last = yesterday(settings.timezone, datetime.now(UTC))

@@ -23,7 +23,7 @@ from aht_pipeline import embedded
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.errors import AhtError
 from aht_pipeline.home import open_warehouse, prepare_dagster_home
-from aht_pipeline.settings import Settings, process_environment, read_demo_settings, read_variables
+from aht_pipeline.settings import Settings, process_environment, read_demo_settings
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 3000
@@ -63,9 +63,11 @@ def run_up(port: int | None) -> int:
 
 def run_down() -> None:
     """Stop what runs in AHT_HOME and in the demo's home; nothing that is not there is an error."""
-    home = read_variables().aht_home.expanduser().absolute()
+    configured()
+    demo = read_demo_settings().home
+    home = demo.parent
     stopped = False
-    for each in (home, read_demo_settings().home):
+    for each in (home, demo):
         stopped |= _Running(each).stop()
         if embedded.exists(each) and embedded.stop(each):
             click.echo(f"Stopped the embedded Postgres of {each}.")
