@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from aht_pipeline.days import Day, date_range, yesterday
+from aht_pipeline.days import Day, date_range, iso, yesterday
 from aht_pipeline.warehouse.ledger import DayRecord
+
+WARNING_BEFORE_LOSS = timedelta(days=7)
 
 
 class State(StrEnum):
@@ -60,6 +62,57 @@ def days_of_the_night(states: Iterable[DayState], lookback_days: int, now: datet
         or state.state is State.MISSING
         or (state.state is State.PROVISIONAL and now <= state.day.is_lost_after)
     ]
+
+
+def days_in_memory(states: Iterable[DayState], now: datetime) -> list[date]:
+    """The days that the API surely still remembers: what a re-read of everything reads."""
+    return [state.day.date for state in states if now <= state.day.may_be_lost_after]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Days that are not loaded and cannot be any more (`lost`), or only for a week (`soon_lost`); oldest first."""
+
+    lost: list[DayState]
+    soon_lost: list[DayState]
+
+    @property
+    def text(self) -> str:
+        """What to know and to do, in a line each; empty where there is no gap."""
+        lines = []
+        if self.soon_lost:
+            first = self.soon_lost[0].day
+            lines.append(
+                f"{_spans(self.soon_lost)}: not loaded, and may be lost for ever from "
+                f"{iso(first.may_be_lost_after)} on. Load them now: aht-pipeline load --from {first} "
+                f"--to {self.soon_lost[-1].day}"
+            )
+        if self.lost:
+            lines.append(
+                f"{_spans(self.lost)}: lost, the API no longer has them. Only a pull in the archive can still be "
+                f"loaded: aht-pipeline load --from {self.lost[0].day} --to {self.lost[-1].day} --replay"
+            )
+        return "\n".join(lines)
+
+
+def gaps(states: Iterable[DayState], now: datetime) -> Gaps:
+    """The days that are lost, and those that are missing with less than a week left."""
+    states = list(states)
+    return Gaps(
+        lost=[state for state in states if state.state is State.LOST],
+        soon_lost=[
+            state
+            for state in states
+            if state.state is State.MISSING and now > state.day.may_be_lost_after - WARNING_BEFORE_LOSS
+        ],
+    )
+
+
+def _spans(states: Iterable[DayState]) -> str:
+    return ", ".join(
+        str(first) if first == last else f"{first} to {last}"
+        for first, last in ranges(state.day.date for state in states)
+    )
 
 
 def ranges(days: Iterable[date]) -> list[tuple[date, date]]:

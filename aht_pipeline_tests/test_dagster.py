@@ -121,14 +121,18 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
     everything = {str(day) for day in date_range(FIRST, YESTERDAY)}
     simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
     with running_ui(account) as ui:
-        schedule = ui.ask(
+        schedules = ui.ask(
             '{ schedulesOrError(repositorySelector: { repositoryName: "__repository__", repositoryLocationName: '
-            '"aht_pipeline.definitions" }) { ... on Schedules { results { cronSchedule executionTimezone '
+            '"aht_pipeline.definitions" }) { ... on Schedules { results { name cronSchedule executionTimezone '
             "scheduleState { status } } } } }"
         )["schedulesOrError"]["results"]
-        assert schedule == [
-            {"cronSchedule": "15 3 * * *", "executionTimezone": "UTC", "scheduleState": {"status": "RUNNING"}}
-        ]
+        assert {
+            one["name"]: (one["cronSchedule"], one["executionTimezone"], one["scheduleState"]["status"])
+            for one in schedules
+        } == {
+            "nightly_agent_segments": ("15 3 * * *", "UTC", "RUNNING"),
+            "weekly_agent_segments": ("45 5 * * 0", "UTC", "RUNNING"),
+        }
         assert simulator.requests == []  # nothing is loaded before the first tick
 
         launched = ui.ask(
@@ -169,6 +173,10 @@ def _days_of(tags: dict[str, str]) -> tuple[str, str]:
 
 @pytest.fixture
 def definitions(account: Outside, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
+    return definitions_of(account, monkeypatch)
+
+
+def definitions_of(account: Outside, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
     for name in Variables.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in account.variables.items():
@@ -266,6 +274,64 @@ def test_the_night_reads_trailing_missing_and_unsettled_days_one_run_a_range(
         requests = schedule.evaluate_tick(tick).run_requests or []
     spans = [_days_of(dict(request.tags)) for request in requests]
     assert spans == [(str(FIRST), str(days_ago(9))), (str(days_ago(3)), str(YESTERDAY))]
+
+
+def test_the_week_reads_every_day_that_the_api_remembers(definitions: dg.Definitions, account: Outside) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        schedule = definitions.resolve_schedule_def("weekly_agent_segments")
+        tick = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime.now(UTC),
+            repository_def=definitions.get_repository_def(),
+        )
+        requests = schedule.evaluate_tick(tick).run_requests or []
+    assert [_days_of(dict(request.tags)) for request in requests] == [(str(FIRST), str(YESTERDAY))]
+
+
+def evaluations(
+    instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, check: str
+) -> list[dg.AssetCheckEvaluation]:
+    """What was found by this check, oldest first."""
+    logged = instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = [entry.get_dagster_event().asset_check_evaluation_data for entry in logged]
+    return [evaluation for evaluation in found if evaluation.check_name == check]
+
+
+def test_each_day_has_a_check_that_says_whether_it_is_complete(
+    definitions: dg.Definitions, simulator: Simulator
+) -> None:
+    simulator.set_faults(ErrorStatus(403, when=When(day=days_ago(2))))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialise(definitions, instance, days_ago(3), YESTERDAY)
+        assert not result.success
+        found = {one.partition: one for one in evaluations(instance, result, "complete")}
+    assert {day: one.passed for day, one in found.items()} == {
+        str(days_ago(3)): True,
+        str(days_ago(2)): False,
+        str(YESTERDAY): True,
+    }
+    good = found[str(YESTERDAY)]
+    assert good.metadata["reported"].value == len(simulator.traffic.day(YESTERDAY))
+    assert good.target_materialization_data is not None
+    assert "403" in (found[str(days_ago(2))].description or "")
+
+
+def test_a_check_warns_of_a_day_before_it_is_lost_and_says_so_for_ever_afterwards(
+    account: Outside, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.variables["AHT_START_DATE"] = str(days_ago(40))
+    account.run("load", "--from", days_ago(40), "--to", days_ago(40), exit_code=1)
+    definitions = definitions_of(account, monkeypatch)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialise(definitions, instance, days_ago(20), YESTERDAY)
+        assert result.success
+        (gap,) = evaluations(instance, result, "no_gaps")
+    assert not gap.passed
+    lost, soon_lost = (gap.description or "").splitlines()[::-1]
+    assert lost.startswith(f"{days_ago(40)}")
+    assert "lost, the API no longer has them" in lost
+    assert soon_lost.endswith(f"--to {days_ago(21)}")
+    assert lost in account.run("status", exit_code=1).stderr
 
 
 def test_a_code_location_loads_without_any_variable_and_touches_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from aht_pipeline.commands.configured import configured
-from aht_pipeline.coverage import DayState, State, day_states
+from aht_pipeline.coverage import DayState, State, day_states, gaps
 from aht_pipeline.days import iso
 from aht_pipeline.errors import AhtError, CannotTell
 from aht_pipeline.home import look_at_warehouse, refuse_another_timezone
@@ -26,8 +26,11 @@ def run_status(as_json: bool) -> int:
         records = day_records(warehouse, account)
     except AhtError as error:
         raise CannotTell(str(error)) from None
-    states = day_states(records, settings.start_date, settings.timezone, datetime.now(UTC))
+    now = datetime.now(UTC)
+    states = day_states(records, settings.start_date, settings.timezone, now)
     click.echo(_as_json(settings, states) if as_json else _as_table(states))
+    if warning := gaps(states, now).text:
+        click.echo(warning, err=True)
     return 1 if any(state.state is State.MISSING for state in states) else 0
 
 

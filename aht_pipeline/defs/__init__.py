@@ -6,7 +6,7 @@ import dagster as dg
 
 from aht_pipeline.defs.assets import Announce, segments_by_day
 from aht_pipeline.defs.resources import pipeline_resource
-from aht_pipeline.defs.schedules import nightly
+from aht_pipeline.defs.schedules import nightly, weekly
 from aht_pipeline.settings import Settings
 
 __all__ = ["Announce", "build_defs"]
@@ -20,7 +20,7 @@ def build_defs(settings: Settings, announce: Announce | None = None) -> dg.Defin
     assets = segments_by_day(settings, announce or _say_nothing)
     return dg.Definitions(
         assets=[assets],
-        schedules=[nightly(settings, assets)],
+        schedules=[nightly(settings, assets), weekly(settings, assets)],
         resources={"pipeline": pipeline_resource(settings)},
         executor=dg.in_process_executor,  # a process a step costs seconds, and a day's memory is small
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
+from aht_pipeline.defs.checks import check_specs, evaluate_complete, evaluate_no_gaps
 from aht_pipeline.defs.metadata import column_schema, load_metadata, pull_metadata
 from aht_pipeline.settings import Settings
 
@@ -40,6 +41,7 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
     @dg.multi_asset(
         name="agent_segments_by_day",
         specs=[_raw_spec(settings), _segments_spec()],
+        check_specs=check_specs(SEGMENTS, days),
         partitions_def=days,
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
@@ -61,9 +63,12 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
             if SEGMENTS in keys:
                 done = pulled.then(partial(pipeline.load, run_id=context.run.run_id))
                 _report(context, announce, SEGMENTS, done, load_metadata)
+                evaluate_complete(context, SEGMENTS, done)
             if done.failure is not None:
                 failures[str(done.day)] = done.failure
 
+        if SEGMENTS in keys:
+            evaluate_no_gaps(context, SEGMENTS, settings, pipeline)
         if failures:
             raise _failed(failures, len(partitions))
         yield from ()  # Dagster takes a function that returns nothing for one that forgot its result
