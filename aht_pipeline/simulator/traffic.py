@@ -140,6 +140,11 @@ class ExplicitTraffic:
         with self._lock:
             self._drop(name)
 
+    def row(self, name: str) -> Mapping[str, Any] | bytes:
+        """The row of this name as it is now. Raises KeyError for a name that is not there."""
+        with self._lock:
+            return self._raw[name][1]
+
     def day(self, day: date) -> DaySegments:
         with self._lock:
             if day not in self._days:

@@ -22,6 +22,7 @@ _PARAMETERS = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # in milliseconds: what was sent and is not acknowledged ends the session
 }
 
 _COPY_CHUNK = 256 * 1024

@@ -30,8 +30,12 @@ class DayBusy(AhtError):
 
 
 def hold_day(connection: sa.Connection, account_id: str, day: Day, wait: timedelta) -> None:
-    """Take the day's lock until the end of the transaction. Raises DayBusy when another session keeps it so long."""
+    """Take the day's lock until the end of the transaction. Raises DayBusy when another session keeps it so long.
+
+    No lock on a table or a row is waited for longer either: someone's open transaction must not stop the night.
+    """
     key = _key(account_id, day)
+    connection.execute(sa.select(sa.func.set_config("lock_timeout", f"{int(wait.total_seconds() * 1000)}ms", True)))
     deadline = time.monotonic() + wait.total_seconds()
     while not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
         if time.monotonic() >= deadline:
