@@ -80,6 +80,11 @@ class Loading(threading.Thread):
         return str(self.failure)
 
 
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    process.wait(30)
+
+
 def backend_of(warehouse: sa.Engine, condition: str) -> int | None:
     statement = f"SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {condition} LIMIT 1"
     return next(iter(loading.query(warehouse, statement)), None)
@@ -118,7 +123,7 @@ def test_a_server_killed_in_the_middle_of_the_merge(server: Server, warehouse: s
     with merge_held_up(warehouse):
         load.start()
         until(lambda: backend_of(warehouse, MERGING))
-        server.postmaster().kill()
+        kill(server.postmaster())
         said = load.failed() if _ended_by_the_kill(server) else ""
     assert "127.0.0.1" in said
     assert "password" not in said
@@ -138,8 +143,8 @@ def test_a_server_killed_in_the_middle_of_the_copy(server: Server, warehouse: sa
     postmaster = server.postmaster()
     with engine(server.url()).connect() as connection:
         copied = connection.scalar(sa.text(f"SELECT tuples_processed FROM pg_stat_progress_copy WHERE pid = {copying}"))
-    postmaster.kill()
-    psutil.Process(copying).kill()
+    kill(postmaster)
+    kill(psutil.Process(copying))
     load.failed()
     assert copied is not None
     assert copied < ROWS
