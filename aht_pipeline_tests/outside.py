@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ YESTERDAY = TODAY - timedelta(days=1)
 
 def days_ago(days: int) -> date:
     return TODAY - timedelta(days=days)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass

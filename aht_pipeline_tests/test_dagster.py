@@ -23,7 +23,7 @@ from aht_pipeline.defs import build_defs
 from aht_pipeline.settings import Variables, read_settings
 from aht_pipeline.simulator import ErrorStatus, GeneratedTraffic, Simulator, When
 from aht_pipeline.warehouse.tables import agent_segments
-from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, free_port, of_account
 
 FIRST = days_ago(12)
 POISONED = days_ago(6)
@@ -97,9 +97,16 @@ class Ui:
 
 @contextmanager
 def running_ui(account: Outside) -> Iterator[Ui]:
-    """`aht-pipeline up` as a user runs it, ended by SIGTERM; it must end in order."""
+    """`aht-pipeline up` as a user runs it, ended by SIGTERM; it must end in order.
+
+    On a port of its own: two that look for a free one at the same moment would both find 3000.
+    """
     process = subprocess.Popen(
-        [str(COMMAND), "up"], cwd=account.directory, env=account.environment, stdout=subprocess.PIPE, text=True
+        [str(COMMAND), "up", "--port", str(free_port())],
+        cwd=account.directory,
+        env=account.environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     try:
