@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from filelock import FileLock
 
 from aht_pipeline import embedded
 from aht_pipeline.credentials import ClientCredentialKeys
@@ -146,13 +149,25 @@ def prepare_dagster_home(settings: Settings) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     if settings.dagster_home_is_given:
         return home
-    instance_file = home / "dagster.yaml"
     text = _INSTANCE
     if settings.warehouse_url is None:
         url = start_server(settings).url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://")
         text += f"storage:\n  postgres:\n    postgres_url: {url}\n"
-    _write_private(instance_file, text)
+    made = home / ".made"
+    with FileLock(home / ".lock"):
+        _write_private(home / "dagster.yaml", text)
+        if not made.exists():
+            _make_storage(home)
+            made.touch()
     return home
+
+
+def _make_storage(home: Path) -> None:
+    """Have Dagster make its tables, once: two processes that do it at the same moment leave two heads of migrations."""
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.get_run_records(limit=1)
 
 
 def _write_private(path: Path, text: str) -> None:
