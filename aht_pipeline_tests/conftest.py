@@ -50,8 +50,9 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
     """Commands in an empty directory; whatever they leave running there is stopped and deleted at the end."""
     directory = tmp_path / "work"
     directory.mkdir()
+    outside = Outside(directory)
     try:
-        yield Outside(directory)
+        yield outside
     finally:
-        for home in (directory / ".aht", directory / ".aht" / "demo"):
+        for home in (outside.home, outside.home / "demo"):
             embedded.remove(home)

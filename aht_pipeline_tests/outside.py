@@ -42,7 +42,7 @@ class Outside:
 
     @property
     def home(self) -> Path:
-        return self.directory / ".aht"
+        return self.directory / self.variables.get("AHT_HOME", ".aht")
 
     def run(self, *arguments: object, exit_code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the command, and check its exit code unless that is None."""

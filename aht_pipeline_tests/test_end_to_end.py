@@ -270,8 +270,10 @@ def test_the_documented_sample_is_loaded_and_flagged_where_its_epochs_contradict
 
 
 def test_the_embedded_server_is_the_warehouse_of_an_account_without_one(outside: Outside, simulator: Simulator) -> None:
-    outside.variables |= simulator.variables
+    outside.variables |= simulator.variables | {"AHT_HOME": "kept here"}
     done = outside.run("load", "--from", days_ago(3))
+    assert (outside.home / "archive").is_dir()
+    assert not (outside.directory / ".aht").exists()
     assert "3 of 3 days are complete, with 9 segments." in done.stdout
     assert [day["state"] for day in outside.status(exit_code=1)["days"]].count("missing") == 24
     outside.run("load", "--from", days_ago(28), exit_code=2)
