@@ -11,6 +11,7 @@ from psycopg2.extensions import TransactionRollbackError
 from sqlalchemy.pool import NullPool
 
 from aht_pipeline.errors import AhtError
+from aht_pipeline.warehouse.locks import in_the_way
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
 
@@ -25,6 +26,16 @@ _PARAMETERS = {
     "tcp_user_timeout": 60_000,  # in milliseconds: what was sent and is not acknowledged ends the session
 }
 
+# At the begin of every transaction, and for it alone: a pooler may give the session to someone else afterwards. The
+# server notices a client that fell silent as we notice a server: else the locks of one without power stay for hours.
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '60s'"
+_NOTICE_SILENCE = """
+    SET LOCAL tcp_keepalives_idle = 30;
+    SET LOCAL tcp_keepalives_interval = 10;
+    SET LOCAL tcp_keepalives_count = 3;
+    SET LOCAL tcp_user_timeout = '60s'
+"""
+
 _COPY_CHUNK = 256 * 1024
 
 
@@ -35,7 +46,9 @@ class WarehouseError(AhtError):
 def engine(url: str) -> sa.Engine:
     """An engine that keeps no connection open and whose foreseen failures are WarehouseErrors.
 
-    Connects on first use. Raises WarehouseError when this is no URL of Postgres.
+    No transaction waits longer than 60 s for a lock, unless the URL's `options` set another `lock_timeout`: someone's
+    open transaction must not stop the night. Connects on first use. Raises WarehouseError when this is no URL of
+    Postgres.
     """
     parsed = _parsed(url)
     made = sa.create_engine(
@@ -46,8 +59,17 @@ def engine(url: str) -> sa.Engine:
         | {"client_encoding": "utf8"},
     )
 
+    has_own_timeout = "lock_timeout" in str(parsed.query.get("options"))
+    bounds = _NOTICE_SILENCE if has_own_timeout else f"{_LOCK_TIMEOUT};{_NOTICE_SILENCE}"
+
+    @sa.event.listens_for(made, "begin")
+    def bound_waits(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(bounds)
+
     @sa.event.listens_for(made, "handle_error")
     def tell(context: sa.engine.ExceptionContext) -> None:
+        if isinstance(context.original_exception, errors.LockNotAvailable):
+            raise _kept_waiting(made, context.original_exception) from context.original_exception
         if context.connection is None or _is_foreseen(context.original_exception):
             raise _told(context.original_exception, made.url) from context.original_exception
 
@@ -97,11 +119,30 @@ def _is_foreseen(error: BaseException) -> bool:
 
 
 def _told(error: BaseException, url: sa.URL) -> WarehouseError:
-    cause = " ".join(str(error).split()) or type(error).__name__
+    cause = _last_words(error)
     if url.password:
         cause = cause.replace(str(url.password), "***")
-    host = url.host or url.query.get("host") or "the local socket"
-    where = f'{host}:{url.port or url.query.get("port") or 5432}, database "{url.database or url.username}"'
     return WarehouseError(
-        f"the warehouse at {where} failed. Check WAREHOUSE_URL, the server and its rights. Postgres says: {cause}"
+        f"the warehouse at {_place(url)} failed. Check WAREHOUSE_URL, the server and its rights. Postgres says: {cause}"
     )
+
+
+def _kept_waiting(warehouse: sa.Engine, error: BaseException) -> WarehouseError:
+    with warehouse.connect() as another:  # the one that waited can do nothing before it is rolled back
+        holder = in_the_way(another)
+    return WarehouseError(
+        f"the warehouse at {_place(warehouse.url)} keeps a lock from us: {holder}. Let it finish, or end it there, "
+        f"then try again. Postgres says: {_last_words(error)}"
+    )
+
+
+def _last_words(error: BaseException) -> str:
+    """The cause in one line. Why the server ended a session libpq knows, where psycopg2 tells only that it ended."""
+    cursor = error.cursor if isinstance(error, psycopg2.Error) else None
+    words = cursor.connection.info.error_message if cursor is not None and cursor.connection.closed else None
+    return " ".join((words or str(error)).split()) or type(error).__name__
+
+
+def _place(url: sa.URL) -> str:
+    host = url.host or url.query.get("host") or "the local socket"
+    return f'{host}:{url.port or url.query.get("port") or 5432}, database "{url.database or url.username}"'

@@ -1,10 +1,11 @@
-"""One load of a day at a time: the lock that a load holds, and who holds it when another one cannot."""
+"""One load of a day at a time: the lock that a load holds, and who holds what another one cannot get."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -24,18 +25,34 @@ _HOLDER = sa.text(
     """
 )
 
+# Who waited does not wait any more, so this finds the likeliest: whoever has, or is next to have, the lock that
+# excludes most. What only reads comes last, as it stops a migration and no load.
+_IN_THE_WAY = sa.text(
+    """
+    SELECT pid, application_name, client_addr, xact_start, mode, granted, nspname || '.' || relname AS locked
+    FROM pg_locks
+    JOIN pg_stat_activity AS session USING (pid)
+    JOIN pg_class ON pg_class.oid = relation
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE locktype = 'relation' AND nspname IN ('aht', 'reporting')
+        AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ORDER BY
+        mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') DESC,
+        mode <> 'AccessShareLock' DESC,
+        granted DESC,
+        xact_start
+    LIMIT 1
+    """
+)
+
 
 class DayBusy(AhtError):
     """Another session is loading the same day; the text names it."""
 
 
 def hold_day(connection: sa.Connection, account_id: str, day: Day, wait: timedelta) -> None:
-    """Take the day's lock until the end of the transaction. Raises DayBusy when another session keeps it so long.
-
-    No lock on a table or a row is waited for longer either: someone's open transaction must not stop the night.
-    """
+    """Take the day's lock until the end of the transaction. Raises DayBusy when another session keeps it so long."""
     key = _key(account_id, day)
-    connection.execute(sa.select(sa.func.set_config("lock_timeout", f"{int(wait.total_seconds() * 1000)}ms", True)))
     deadline = time.monotonic() + wait.total_seconds()
     while not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key))):
         if time.monotonic() >= deadline:
@@ -44,6 +61,14 @@ def hold_day(connection: sa.Connection, account_id: str, day: Day, wait: timedel
                 f"{wait.total_seconds():g} s. Let it finish, or end it there, then load the day again."
             )
         time.sleep(_POLL_SECONDS)
+
+
+def in_the_way(connection: sa.Connection) -> str:
+    """Which session's lock on a table of ours, or on rows of it, another one waited for in vain."""
+    holder = connection.execute(_IN_THE_WAY).first()
+    if holder is None:
+        return "a session that has just ended"
+    return f"{_session(holder)} {'holds' if holder.granted else 'waits for'} {holder.mode} on {holder.locked}"
 
 
 def _key(account_id: str, day: Day) -> int:
@@ -55,8 +80,12 @@ def _holder(connection: sa.Connection, key: int) -> str:
     holder = connection.execute(_HOLDER, {"key": key}).first()
     if holder is None:
         return "a session that has just ended"
-    since = f", since {iso(holder.xact_start)}" if holder.xact_start else ""
+    return _session(holder)
+
+
+def _session(row: Any) -> str:
+    since = f", since {iso(row.xact_start)}" if row.xact_start else ""
     return (
-        f"process {holder.pid} of the server ({holder.application_name or 'an application without a name'} "
-        f"from {holder.client_addr or 'a local or hidden address'}{since})"
+        f"process {row.pid} of the server ({row.application_name or 'an application without a name'} "
+        f"from {row.client_addr or 'a local or hidden address'}{since})"
     )
