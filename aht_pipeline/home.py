@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -149,17 +147,32 @@ def prepare_dagster_home(settings: Settings) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     if settings.dagster_home_is_given:
         return home
-    text = _INSTANCE
-    if settings.warehouse_url is None:
-        url = start_server(settings).url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://")
-        text += f"storage:\n  postgres:\n    postgres_url: {url}\n"
     made = home / ".made"
     with FileLock(home / ".lock"):
+        text = _INSTANCE
+        if settings.warehouse_url is None:
+            url = _url_without_password(start_server(settings).url(DAGSTER_DATABASE), home / "pgpass")
+            text += f"storage:\n  postgres:\n    postgres_url: {url}\n"
         _write_private(home / "dagster.yaml", text)
         if not made.exists():
             _make_storage(home)
             made.touch()
     return home
+
+
+def _url_without_password(url: str, pass_file: Path) -> str:
+    """The same database, its password in a file for libpq: Dagster shows the URL to every user, in the process list."""
+    database = sa.make_url(url)
+    _write_private(pass_file, f"{database.host}:{database.port}:*:{database.username}:{database.password}\n")
+    shown = sa.URL.create(
+        "postgresql+psycopg2",
+        database.username,
+        host=database.host,
+        port=database.port,
+        database=database.database,
+        query={"passfile": str(pass_file)},
+    )
+    return shown.render_as_string()
 
 
 def _make_storage(home: Path) -> None:
