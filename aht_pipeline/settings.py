@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -24,6 +24,7 @@ DEMO_ACCOUNT = "demo"
 
 _DEFAULT_START = timedelta(days=27)  # before the first start: what the API still remembers
 _OBJECT_STORES = ("s3", "gs", "az", "file")
+_SECRET_PARAMETERS = {"password", "sslpassword", "oauth_client_secret"}
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 
 
@@ -39,19 +40,28 @@ def _account(value: str) -> str:
     return value
 
 
+def _split(value: str) -> SplitResult:
+    try:
+        return urlsplit(value)
+    except ValueError:  # its text repeats the value
+        raise ValueError("cannot be read as a URL") from None
+
+
 def _https(value: str) -> str:
-    url = urlsplit(value)
+    url = _split(value)
     if url.scheme not in ("https", "http") or not url.hostname:
         raise ValueError("must be a URL that begins with https://")
     if url.scheme == "http" and not is_loopback(url.hostname):
         raise ValueError(
             "must begin with https://: credentials go there, and http is for a server on this machine only"
         )
+    if "@" in url.netloc:
+        raise ValueError("must hold no user and password: they have variables of their own")
     return value.rstrip("/")
 
 
 def _web(value: str) -> str:
-    url = urlsplit(value)
+    url = _split(value)
     if url.scheme not in ("https", "http") or not url.hostname:
         raise ValueError("must be a URL that begins with https:// or http://")
     return value.rstrip("/")
@@ -63,9 +73,14 @@ def _secret_web(value: SecretStr) -> SecretStr:
 
 
 def _postgres(value: SecretStr) -> SecretStr:
-    url = urlsplit(value.get_secret_value())
+    url = _split(value.get_secret_value())
     if url.scheme not in _POSTGRES:
         raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
+    for name in _SECRET_PARAMETERS & parse_qs(url.query).keys():
+        raise ValueError(
+            f"must not hold the parameter {name}, which would be shown with the host: a password goes in "
+            "user:password@host, other secrets in a file (passfile, service)"
+        )
     return value
 
 
@@ -73,6 +88,8 @@ def _archive(value: str) -> str:
     scheme, separator, _ = value.partition("://")
     if separator and scheme not in _OBJECT_STORES:
         raise ValueError(f"must be a folder or the URL of an object store ({', '.join(_OBJECT_STORES)}://…)")
+    if separator and ("@" in _split(value).netloc or "?" in value):
+        raise ValueError("must hold no credentials: those of an object store have variables of their own, as AWS_…")
     return value
 
 

@@ -44,17 +44,27 @@ def read(variables: pytest.MonkeyPatch, **values: str) -> Settings:
         ("AHT_LOOKBACK_DAYS", {"AHT_LOOKBACK_DAYS": "0"}),
         ("AHT_MAX_REJECTED_PERCENT", {"AHT_MAX_REJECTED_PERCENT": "101"}),
         ("AHT_ARCHIVE_URL", {"AHT_ARCHIVE_URL": "ftp://archive"}),
+        ("AHT_ARCHIVE_URL", {"AHT_ARCHIVE_URL": "s3://key:the-secret@bucket/prefix"}),
+        ("AHT_ARCHIVE_URL", {"AHT_ARCHIVE_URL": "az://container?sig=the-secret"}),
         ("LIVEPERSON_API_URL", {"LIVEPERSON_API_URL": "http://example.com"}),
         ("LIVEPERSON_API_URL", {"LIVEPERSON_API_URL": "va.example.com"}),
+        ("LIVEPERSON_API_URL", {"LIVEPERSON_API_URL": "https://user:the-secret@va.example.com"}),
         ("LIVEPERSON_DOMAIN_API_URL", {"LIVEPERSON_DOMAIN_API_URL": "http://10.0.0.1"}),
-        ("LIVEPERSON_ACCOUNT_ID", {"LIVEPERSON_ACCOUNT_ID": "1/2"}),
+        *(
+            ("LIVEPERSON_ACCOUNT_ID", {"LIVEPERSON_ACCOUNT_ID": value})
+            for value in ("1/2", "..", "1 2", "1'; DROP TABLE aht.loads; --", "1\n2", "%2e", "१२")
+        ),
         ("LIVEPERSON_ACCOUNT_ID", {"LIVEPERSON_CLIENT_ID": "a", "LIVEPERSON_CLIENT_SECRET": "b"}),
         ("LIVEPERSON_CLIENT_SECRET", {"LIVEPERSON_CLIENT_ID": "a"}),
         ("LIVEPERSON_CLIENT_ID", {"LIVEPERSON_CLIENT_SECRET": "a"}),
         ("LIVEPERSON_ACCESS_TOKEN_SECRET", {"LIVEPERSON_APP_KEY": "a", "LIVEPERSON_APP_SECRET": "b"}),
         ("WAREHOUSE_URL", {"WAREHOUSE_URL": "mysql://user:the-secret@host/db"}),
+        ("WAREHOUSE_URL", {"WAREHOUSE_URL": "postgresql://host/db?user=user&password=the-secret"}),
+        ("WAREHOUSE_URL", {"WAREHOUSE_URL": "postgresql://user:the-secret\u2100@host/db"}),
+        ("WAREHOUSE_ADMIN_URL", {"WAREHOUSE_ADMIN_URL": "postgresql://host/db?sslpassword=the-secret"}),
         ("AHT_START_DATE", {"WAREHOUSE_URL": "postgresql://user:the-secret@host/db"}),
         ("AHT_ALERT_WEBHOOK_URL", {"AHT_ALERT_WEBHOOK_URL": "the-secret"}),
+        ("AHT_ALERT_WEBHOOK_URL", {"AHT_ALERT_WEBHOOK_URL": "https://the-secret\u2100/"}),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(
