@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -25,12 +28,6 @@ YESTERDAY = TODAY - timedelta(days=1)
 
 def days_ago(days: int) -> date:
     return TODAY - timedelta(days=days)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -61,6 +58,32 @@ class Outside:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
+    @contextmanager
+    def up(self) -> Iterator[str]:
+        """The URL of a running UI, ended by SIGTERM; `up` must then end in order.
+
+        On a port of its own: two that look for a free one at the same moment would both find 3000.
+        """
+        process = subprocess.Popen(
+            [str(COMMAND), "up", "--port", str(_free_port())],
+            cwd=self.directory,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        try:
+            said = ""
+            while (found := re.search(r"Dagster UI: (http://127\.0\.0\.1:\d+)", said)) is None:
+                line = process.stdout.readline()
+                assert line, f"`up` ended by itself: {said}"
+                said += line
+            yield found[1]
+        finally:
+            process.terminate()
+            assert process.wait(timeout=60) == 0
+            process.stdout.close()
+
     @property
     def environment(self) -> dict[str, str]:
         others = {name: value for name, value in os.environ.items() if name.lower() not in Variables.model_fields}
@@ -83,3 +106,9 @@ def of_account(directory: Path, simulator: Simulator, warehouse_url: str, start:
     )
     outside.run("migrate")
     return outside
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aht_pipeline.simulator import GeneratedTraffic, Simulator
-from aht_pipeline_tests.outside import COMMAND, Outside, days_ago, free_port, of_account
+from aht_pipeline_tests.outside import Outside, days_ago, of_account
 
 DAYS = 6
 
@@ -53,21 +53,7 @@ def test_overlapping_loads_and_a_migration_end_in_the_truth(account: Outside, si
 
 
 def test_a_load_beside_the_running_daemon_shows_in_its_instance(account: Outside, simulator: Simulator) -> None:
-    up = subprocess.Popen(
-        [str(COMMAND), "up", "--port", str(free_port())],
-        cwd=account.directory,
-        env=account.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert up.stdout
-    try:
-        while "Dagster UI" not in (line := up.stdout.readline()):
-            assert line, "`up` ended by itself"
+    with account.up():
         account.run("load", "--from", days_ago(DAYS))
         account.run("status", exit_code=0)
-    finally:
-        up.terminate()
-        assert up.wait(60) == 0
-        up.stdout.close()
     assert account.query("SELECT count(*) FROM aht.agent_segments") == [(expected(simulator),)]

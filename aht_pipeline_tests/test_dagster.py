@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import subprocess
 import time
 import urllib.request
@@ -23,7 +21,7 @@ from aht_pipeline.defs import build_defs
 from aht_pipeline.settings import Variables, read_settings
 from aht_pipeline.simulator import ErrorStatus, GeneratedTraffic, Simulator, When
 from aht_pipeline.warehouse.tables import agent_segments
-from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, free_port, of_account
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
 
 FIRST = days_ago(12)
 POISONED = days_ago(6)
@@ -97,29 +95,8 @@ class Ui:
 
 @contextmanager
 def running_ui(account: Outside) -> Iterator[Ui]:
-    """`aht-pipeline up` as a user runs it, ended by SIGTERM; it must end in order.
-
-    On a port of its own: two that look for a free one at the same moment would both find 3000.
-    """
-    process = subprocess.Popen(
-        [str(COMMAND), "up", "--port", str(free_port())],
-        cwd=account.directory,
-        env=account.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    try:
-        said = ""
-        while (found := re.search(r"Dagster UI: (http://127\.0\.0\.1:\d+)", said)) is None:
-            line = process.stdout.readline()
-            assert line, f"`up` ended by itself: {said}"
-            said += line
-        yield Ui(found[1])
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-        process.stdout.close()
+    with account.up() as url:
+        yield Ui(url)
 
 
 def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
@@ -267,32 +244,30 @@ def test_the_asset_shows_the_tables_columns_and_their_comments(definitions: dg.D
     assert shown == {column.name: column.comment for column in agent_segments.columns}
 
 
+def spans_of(definitions: dg.Definitions, schedule: str) -> list[tuple[str, str]]:
+    """The ranges of days that a tick of this schedule asks runs for, now."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime.now(UTC),
+            repository_def=definitions.get_repository_def(),
+        )
+        requests = definitions.resolve_schedule_def(schedule).evaluate_tick(tick).run_requests or []
+    return [_days_of(dict(request.tags)) for request in requests]
+
+
 def test_the_night_reads_trailing_missing_and_unsettled_days_one_run_a_range(
     definitions: dg.Definitions, account: Outside
 ) -> None:
     account.run("load", "--from", days_ago(8), "--to", days_ago(2))
-    with dg.DagsterInstance.ephemeral() as instance:
-        schedule = definitions.resolve_schedule_def("nightly_agent_segments")
-        tick = dg.build_schedule_context(
-            instance=instance,
-            scheduled_execution_time=datetime.now(UTC),
-            repository_def=definitions.get_repository_def(),
-        )
-        requests = schedule.evaluate_tick(tick).run_requests or []
-    spans = [_days_of(dict(request.tags)) for request in requests]
-    assert spans == [(str(FIRST), str(days_ago(9))), (str(days_ago(3)), str(YESTERDAY))]
+    assert spans_of(definitions, "nightly_agent_segments") == [
+        (str(FIRST), str(days_ago(9))),
+        (str(days_ago(3)), str(YESTERDAY)),
+    ]
 
 
-def test_the_week_reads_every_day_that_the_api_remembers(definitions: dg.Definitions, account: Outside) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        schedule = definitions.resolve_schedule_def("weekly_agent_segments")
-        tick = dg.build_schedule_context(
-            instance=instance,
-            scheduled_execution_time=datetime.now(UTC),
-            repository_def=definitions.get_repository_def(),
-        )
-        requests = schedule.evaluate_tick(tick).run_requests or []
-    assert [_days_of(dict(request.tags)) for request in requests] == [(str(FIRST), str(YESTERDAY))]
+def test_the_week_reads_every_day_that_the_api_remembers(definitions: dg.Definitions) -> None:
+    assert spans_of(definitions, "weekly_agent_segments") == [(str(FIRST), str(YESTERDAY))]
 
 
 def evaluations(
