@@ -1,0 +1,285 @@
+"""The roles of `migrations/roles.sql`: each does its work, and can do nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from aht_pipeline import embedded, warehouse
+from aht_pipeline.simulator import ExplicitTraffic, Simulator, segment
+from aht_pipeline_tests import loading
+from aht_pipeline_tests.loading import query
+from aht_pipeline_tests.outside import YESTERDAY, Outside
+
+SCRIPT = Path(__file__).parents[1] / "migrations" / "roles.sql"
+GROUPS = ("aht_owner", "aht_loader", "aht_reader")
+
+
+class Roles:
+    """A database in which nobody may do anything yet, and users that are dropped with all that they own."""
+
+    def __init__(self, database_url: str) -> None:
+        self.url = sa.make_url(database_url)
+        self.superuser = warehouse.engine(database_url)
+        self.users: list[str] = []
+        query(self.superuser, f"REVOKE ALL ON DATABASE {self.url.database} FROM PUBLIC")
+
+    def run_script(self, user: str | None = None) -> None:
+        done = subprocess.run(
+            [embedded.binaries() / "psql", "-d", warehouse.libpq_url(self.url_of(user)), "-f", SCRIPT],
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def make_user(self, name: str, rights: str) -> str:
+        user = f"{name}_of_{self.url.database}"
+        query(self.superuser, f"CREATE ROLE {user} LOGIN PASSWORD 'secret' {rights}")
+        self.users.append(user)
+        return user
+
+    def make_users(self) -> tuple[str, str, str]:
+        """A migrator, a loader and a reader, as the script's head says."""
+        migrator = self.make_user("migrator", "IN ROLE aht_owner")
+        query(self.superuser, f"ALTER ROLE {migrator} SET role = aht_owner")
+        return migrator, self.make_user("loader", "IN ROLE aht_loader"), self.make_user("reader", "IN ROLE aht_reader")
+
+    def url_of(self, user: str | None) -> str:
+        url = self.url.set(username=user, password="secret") if user else self.url
+        return url.render_as_string(hide_password=False)
+
+    def engine_of(self, user: str) -> sa.Engine:
+        return warehouse.engine(self.url_of(user))
+
+    def rights(self) -> list[tuple[str, str, str]]:
+        """Owner and rights of everything in the two schemas, and by default."""
+        return query(
+            self.superuser,
+            """
+            SELECT oid::regclass::text AS of, relowner::regrole::text, relacl::text FROM pg_class
+            WHERE relnamespace::regnamespace::text IN ('aht', 'reporting')
+            UNION ALL SELECT nspname, nspowner::regrole::text, nspacl::text FROM pg_namespace
+            UNION ALL SELECT defaclnamespace::regnamespace::text, defaclrole::regrole::text, defaclacl::text
+            FROM pg_default_acl
+            UNION ALL SELECT datname, datdba::regrole::text, datacl::text FROM pg_database
+            ORDER BY 1, 2, 3
+            """,
+        )
+
+    def drop(self) -> None:
+        query(self.superuser, f"ALTER DATABASE {self.url.database} OWNER TO {self.url.username}")
+        present = query(self.superuser, "SELECT rolname FROM pg_roles WHERE rolname = ANY (:groups)", groups=[*GROUPS])
+        for role in [*present, *self.users]:
+            query(self.superuser, f"DROP OWNED BY {role} CASCADE")
+        # The groups first: a user may have granted them.
+        for role in [*present, *self.users]:
+            query(self.superuser, f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def roles(database_url: str) -> Iterator[Roles]:
+    roles = Roles(database_url)
+    try:
+        yield roles
+    finally:
+        roles.drop()
+
+
+@pytest.fixture
+def users(roles: Roles) -> tuple[sa.Engine, sa.Engine, sa.Engine]:
+    """The migrator, the loader and the reader of a migrated warehouse, the script run before and after it was."""
+    roles.run_script()
+    migrator, loader, reader = roles.make_users()
+    warehouse.upgrade(roles.url_of(migrator))
+    roles.run_script()
+    return roles.engine_of(migrator), roles.engine_of(loader), roles.engine_of(reader)
+
+
+def check_a_load(loader: sa.Engine) -> None:
+    """A load that adds and changes segments and rejects, and a refusal."""
+    warehouse.require_current(loader)
+    mended = loading.segment(2)
+    broken = loading.reject(f'{{"segmentId": "{mended["segment_id"]}"}}')
+    loading.load(loader, loading.batch(loading.segment(1), rejects=(broken,)), max_rejected_percent=99.0)
+    later = datetime(2026, 3, 13, tzinfo=UTC)
+    restated = loading.load(loader, loading.batch(loading.segment(1, skill_id=None), mended), pulled_at=later)
+    warehouse.record_refusal(loader, loading.ACCOUNT, YESTERDAY, "too old", later)
+    assert (restated.inserted, restated.updated) == (1, 1)
+
+
+def check_refused(user: sa.Engine, statement: str) -> None:
+    with pytest.raises(warehouse.WarehouseError, match=r"permission denied|must be owner"):
+        query(user, statement)
+
+
+def test_run_before_the_first_migration_each_role_can_do_its_work(roles: Roles, tmp_path: Path) -> None:
+    roles.run_script()
+    roles.run_script()
+    migrator, loader, reader = roles.make_users()
+    noon = datetime.combine(YESTERDAY, time(12, tzinfo=UTC))
+    with Simulator(ExplicitTraffic(segment(number, noon) for number in range(3))) as simulator:
+        account = Outside(
+            tmp_path,
+            simulator.variables
+            | {
+                "WAREHOUSE_URL": roles.url_of(loader),
+                "WAREHOUSE_ADMIN_URL": roles.url_of(migrator),
+                "AHT_START_DATE": YESTERDAY.isoformat(),
+            },
+        )
+        account.run("migrate")
+        account.run("load")
+        account.run("load")
+        account.run("status")
+        account.run("doctor")
+
+    analyst = roles.engine_of(reader)
+    assert query(analyst, "SELECT sum(segments) FROM reporting.skill_day") == [3]
+    assert query(analyst, "SELECT day FROM reporting.day_coverage WHERE state = 'provisional'") == [YESTERDAY]
+    check_refused(roles.engine_of(loader), "DELETE FROM aht.agent_segments")
+    check_refused(analyst, "SELECT FROM aht.agent_segments")
+
+
+def test_run_again_after_a_migration_the_loader_can_still_load(users: tuple[sa.Engine, ...]) -> None:
+    _, loader, _ = users
+
+    check_a_load(loader)
+
+
+def test_run_twice_it_changes_nothing(roles: Roles, users: tuple[sa.Engine, ...]) -> None:
+    before = roles.rights()
+
+    roles.run_script()
+
+    assert roles.rights() == before
+
+
+def test_the_loader_can_neither_remove_rows_nor_rewrite_the_ledger_nor_create_anything(
+    users: tuple[sa.Engine, ...],
+) -> None:
+    _, loader, _ = users
+
+    for statement in (
+        "DELETE FROM aht.agent_segments",
+        "DELETE FROM aht.rejected_segments",
+        "DELETE FROM aht.loads",
+        "DELETE FROM aht.refused_days",
+        "TRUNCATE aht.agent_segments",
+        "DROP TABLE aht.agent_segments",
+        "ALTER TABLE aht.agent_segments ADD COLUMN another text",
+        "CREATE INDEX ON aht.agent_segments (agent_id)",
+        "UPDATE aht.loads SET settled = true",
+        "UPDATE aht.refused_days SET reason = ''",
+        "UPDATE aht.alembic_version SET version_num = '0000'",
+        "INSERT INTO aht.alembic_version VALUES ('0000')",
+        "CREATE TABLE aht.another (one int)",
+        "CREATE TABLE public.another (one int)",
+        "CREATE SCHEMA another",
+        "DROP SCHEMA aht CASCADE",
+        "SELECT FROM reporting.day_coverage",
+        "SET ROLE aht_owner",
+    ):
+        check_refused(loader, statement)
+
+
+def test_the_reader_sees_no_table_and_changes_nothing(users: tuple[sa.Engine, ...]) -> None:
+    _, _, reader = users
+
+    for statement in (
+        "SELECT FROM aht.agent_segments",
+        "SELECT FROM aht.rejected_segments",
+        "SELECT FROM aht.loads",
+        "SELECT FROM aht.refused_days",
+        "SELECT FROM aht.alembic_version",
+        "INSERT INTO aht.refused_days VALUES ('1', '2026-01-01', now(), '')",
+        "DROP VIEW reporting.skill_day",
+        "CREATE VIEW reporting.another AS SELECT 1 AS one",
+        "CREATE TABLE public.another (one int)",
+        "CREATE TEMPORARY TABLE another (one int)",
+        "SET ROLE aht_owner",
+    ):
+        check_refused(reader, statement)
+
+
+def test_the_owner_is_no_superuser_and_owns_nothing_else(users: tuple[sa.Engine, ...]) -> None:
+    migrator, _, _ = users
+
+    for statement in (
+        "CREATE TABLE public.another (one int)",
+        "CREATE SCHEMA another",
+        "CREATE ROLE another",
+        "SELECT pg_read_file('PG_VERSION')",
+        "COPY aht.loads TO PROGRAM 'cat'",
+    ):
+        check_refused(migrator, statement)
+
+
+def test_none_of_the_roles_can_log_in_or_stand_above_rights(roles: Roles) -> None:
+    roles.run_script()
+
+    assert query(
+        roles.superuser,
+        "SELECT count(*) FROM pg_roles WHERE rolname = ANY (:groups) AND NOT "
+        "(rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)",
+        groups=[*GROUPS],
+    ) == [3]
+
+
+def test_what_a_later_migration_creates_is_covered(users: tuple[sa.Engine, ...]) -> None:
+    migrator, loader, reader = users
+    query(migrator, "CREATE TABLE aht.later (one int); CREATE VIEW reporting.later AS SELECT one FROM aht.later")
+
+    query(loader, "INSERT INTO aht.later VALUES (1)")
+
+    assert query(reader, "SELECT one FROM reporting.later") == [1]
+    check_refused(loader, "DELETE FROM aht.later")
+    check_refused(reader, "SELECT one FROM aht.later")
+
+
+def test_a_warehouse_that_another_role_has_migrated_is_handed_over(roles: Roles) -> None:
+    former = roles.make_user("former", "")
+    query(roles.superuser, f"GRANT CREATE, CONNECT, TEMPORARY ON DATABASE {roles.url.database} TO {former}")
+    warehouse.upgrade(roles.url_of(former))
+
+    roles.run_script()
+
+    migrator, loader, reader = roles.make_users()
+    query(roles.engine_of(migrator), "ALTER TABLE aht.loads ADD COLUMN later text; DROP VIEW reporting.group_day")
+    check_a_load(roles.engine_of(loader))
+    assert query(roles.engine_of(reader), "SELECT sum(segments) FROM reporting.skill_day") == [2]
+    check_refused(roles.engine_of(former), "DELETE FROM aht.agent_segments")
+
+
+def test_what_others_keep_in_the_reporting_schema_stays_theirs(roles: Roles) -> None:
+    other = roles.make_user("other", "")
+    query(
+        roles.superuser,
+        f"CREATE SCHEMA reporting AUTHORIZATION {other}; SET ROLE {other}; CREATE TABLE reporting.of_others AS "
+        "SELECT 1 AS one; CREATE VIEW reporting.view_of_others AS SELECT one FROM reporting.of_others; RESET ROLE",
+    )
+    roles.run_script()
+    migrator, _, reader = roles.make_users()
+    warehouse.upgrade(roles.url_of(migrator))
+    roles.run_script()
+
+    query(roles.superuser, f"SET ROLE {other}; DROP VIEW reporting.view_of_others; RESET ROLE")
+    assert query(roles.engine_of(reader), "SELECT FROM reporting.day_coverage") == []
+    check_refused(roles.engine_of(reader), "SELECT one FROM reporting.of_others")
+
+
+def test_the_owner_of_the_database_can_run_it_where_no_superuser_is_to_be_had(roles: Roles) -> None:
+    admin = roles.make_user("admin", "CREATEROLE")
+    query(roles.superuser, f"ALTER DATABASE {roles.url.database} OWNER TO {admin}")
+
+    roles.run_script(admin)
+    roles.run_script(admin)
+
+    migrator, loader, _ = roles.make_users()
+    warehouse.upgrade(roles.url_of(migrator))
+    roles.run_script(admin)
+    check_a_load(roles.engine_of(loader))
