@@ -159,7 +159,7 @@ def test_a_command_that_is_killed_leaves_nothing_in_the_way(database_url: str, t
     warehouse, account = engine(database_url), Account(random.Random(20261126))
     with Simulator(account.traffic) as simulator:
         outside = of_account(tmp_path, simulator, database_url, start=DAYS[0].date)
-        for table in ("aht.agent_segments", "aht.loads", "aht.agent_segments"):
+        for table in BEFORE_COMMIT:
             account.changes()
             with held_up(warehouse, table) as waits, _command(outside, "load") as load:
                 until(waits, partial(_runs, load))
