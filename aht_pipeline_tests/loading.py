@@ -49,14 +49,15 @@ def batch(*segments: Segment, rejects: tuple[Reject, ...] = (), outside_day: int
 
 
 def facts(*batches: SegmentBatch, **values: Any) -> LoadFacts:
-    """The facts of a pull that these batches make up."""
+    """The facts of a pull that these batches make up, in an archived file of its own."""
+    pulled_at = values.get("pulled_at", PULLED_AT)
     known: dict[str, Any] = {
         "account_id": ACCOUNT,
         "day": DAY,
-        "pulled_at": PULLED_AT,
+        "pulled_at": pulled_at,
         "reported": sum(len(one.frame) + len(one.rejects) + one.outside_day for one in batches),
         "requests": 1,
-        "archive_file": "account=12345678/day=2026-03-10/pull.jsonl.zst",
+        "archive_file": f"account=12345678/day=2026-03-10/{pulled_at:%Y%m%dT%H%M%S}.jsonl.zst",
         "archive_sha256": "0" * 64,
         "dagster_run_id": None,
         "max_rejected_percent": 5.0,

@@ -276,10 +276,39 @@ def test_an_older_pull_adds_what_is_missing_and_overwrites_nothing(warehouse: sa
     assert stored(warehouse)[:1] + written(warehouse)[:1] == before
 
 
+def test_an_older_pull_does_not_overwrite_what_a_newer_one_confirmed(warehouse: sa.Engine) -> None:
+    load(warehouse, batch(segment(1)))
+    load(warehouse, batch(segment(1)), pulled_at=LATER)
+    before = stored(warehouse)
+
+    result = load(warehouse, batch(segment(1, skill_id=None), segment(2)), pulled_at=LATER - timedelta(hours=1))
+
+    assert (result.inserted, result.updated, result.unchanged) == (1, 0, 1)
+    assert stored(warehouse)[:1] == before
+
+
+def test_an_older_pull_of_a_day_does_not_fetch_back_a_segment_that_left_it(warehouse: sa.Engine) -> None:
+    load(warehouse, batch(segment(1)))
+    load(warehouse, batch(segment(1, end_time=NEXT_DAY.window.start)), day=NEXT_DAY, pulled_at=LATER)
+
+    assert load(warehouse, batch(segment(1))).unchanged == 1
+    assert query(warehouse, "SELECT end_time FROM aht.agent_segments") == [NEXT_DAY.window.start]
+
+
 def test_the_same_pull_read_better_is_an_update(warehouse: sa.Engine) -> None:
     load(warehouse, batch(segment(1, employee_id="42")))
 
     assert load(warehouse, batch(segment(1, employee_id="00042"))).updated == 1
+
+
+def test_a_kept_pull_read_better_is_an_update_though_a_later_one_that_was_equal_was_loaded(
+    warehouse: sa.Engine,
+) -> None:
+    kept = facts().archive_file
+    load(warehouse, batch(segment(1, employee_id="42")), pulled_at=LATER, archive_file=kept)
+
+    assert load(warehouse, batch(segment(1, employee_id="00042")), archive_file=kept).updated == 1
+    assert query(warehouse, "SELECT pulled_at FROM aht.agent_segments") == [LATER]
 
 
 def test_a_segment_restated_into_another_day_moves_there(warehouse: sa.Engine) -> None:
@@ -337,6 +366,32 @@ def test_a_reject_that_is_still_in_the_pull_is_not_resolved(warehouse: sa.Engine
     load(warehouse, batch(segment(1), rejects=(broken,)), max_rejected_percent=100.0)
 
     assert [resolved_at for *_, resolved_at in rejects_of(warehouse)] == [None]
+
+
+def test_a_reject_is_resolved_by_a_row_that_was_mended_into_another_day(warehouse: sa.Engine) -> None:
+    broken = reject(json.dumps({"segmentId": segment(1)["segment_id"]}))
+    load(warehouse, batch(rejects=(broken,)), max_rejected_percent=100.0)
+
+    mended = load(warehouse, batch(segment(1, end_time=NEXT_DAY.window.start)), day=NEXT_DAY, pulled_at=LATER)
+
+    assert [resolved_at for *_, resolved_at in rejects_of(warehouse)] == [mended.loaded_at]
+
+
+def test_an_older_pull_neither_reopens_nor_resolves_a_reject(warehouse: sa.Engine) -> None:
+    broken, good = batch(rejects=(reject(json.dumps({"segmentId": segment(1)["segment_id"]})),)), batch(segment(1))
+    times = [PULLED_AT + timedelta(hours=number) for number in range(3)]
+
+    def resolutions() -> list[datetime | None]:
+        return [resolved_at for *_, resolved_at in rejects_of(warehouse)]
+
+    load(warehouse, broken, pulled_at=times[0], max_rejected_percent=100.0)
+    mended = load(warehouse, good, pulled_at=times[1])
+    load(warehouse, broken, pulled_at=times[0], max_rejected_percent=100.0)
+    assert resolutions() == [mended.loaded_at]
+
+    load(warehouse, broken, pulled_at=times[2], max_rejected_percent=100.0)
+    load(warehouse, good, pulled_at=times[1])
+    assert resolutions() == [None]
 
 
 def test_a_day_with_too_many_rejects_loads_nothing_and_says_why(warehouse: sa.Engine) -> None:
@@ -581,11 +636,12 @@ def test_known_rows_are_found_through_the_key_and_never_by_a_scan(warehouse: sa.
     if known:
         load(warehouse, batch(*(segment(number) for number in range(known))))
     query(warehouse, "ANALYZE aht.agent_segments")
-    parameters = {"account_id": ACCOUNT, "pulled_at": LATER, "loaded_at": LATER}
+    parameters = {"account_id": ACCOUNT, "pulled_at": LATER, "loaded_at": LATER, "may_change": True}
 
     with warehouse.begin() as connection:
         create_stage(connection)
-        merge(connection, ACCOUNT, batch(*(segment(number) for number in range(3000, 8000))).frame, LATER, LATER)
+        frame = batch(*(segment(number) for number in range(3000, 8000))).frame
+        merge(connection, ACCOUNT, frame, LATER, LATER, may_change=True)
         plan = "\n".join(connection.execute(sa.text(f"EXPLAIN {MERGE.text}"), parameters).scalars())
 
     assert "agent_segments_pkey" in plan

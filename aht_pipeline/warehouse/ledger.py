@@ -26,6 +26,16 @@ _RECORDS = sa.text(
     """
 )
 
+_STANDING = sa.text(
+    """
+    SELECT
+        greatest(:pulled_at, max(pulled_at) FILTER (WHERE archive_file = :archive_file)) AS as_of,
+        max(pulled_at) FILTER (WHERE archive_file <> :archive_file) AS other
+    FROM aht.loads
+    WHERE account_id = :account_id AND day = :day
+    """
+)
+
 
 @dataclass(frozen=True)
 class DayRecord:
@@ -48,6 +58,29 @@ class DayRecord:
     @property
     def is_loaded(self) -> bool:
         return self.loaded is not None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a pull stands among the loads of its day.
+
+    as_of: when the API last said what the pull holds (UTC): a later one that was equal was loaded from the same file.
+    is_newest: whether nothing newer was loaded. What an older pull says of a known segment, a newer one has confirmed
+        or corrected, which the segment's own `pulled_at` does not show where it was confirmed.
+    """
+
+    as_of: datetime
+    is_newest: bool
+
+
+def standing_of(
+    connection: sa.Connection, account_id: str, day: date, archive_file: str, pulled_at: datetime
+) -> Standing:
+    """Whether this pull of the day may change what is known; asked under the day's lock."""
+    found = connection.execute(
+        _STANDING, {"account_id": account_id, "day": day, "archive_file": archive_file, "pulled_at": pulled_at}
+    ).one()
+    return Standing(found.as_of, is_newest=found.other is None or found.other <= found.as_of)
 
 
 def day_records(warehouse: sa.Engine, account_id: str) -> dict[date, DayRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from psycopg2.extensions import TransactionRollbackError
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
+from aht_pipeline.warehouse.ledger import standing_of
 from aht_pipeline.warehouse.locks import hold_day
 from aht_pipeline.warehouse.merge import create_stage, merge
 from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
@@ -129,12 +130,14 @@ class _Tally:
 def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[SegmentBatch]) -> LoadResult:
     loaded_at = datetime.now(UTC)
     tally, reasons = _Tally(), Counter[str]()
-    unresolved = unresolved_rejects(connection, facts.account_id, facts.day)
+    standing = standing_of(connection, facts.account_id, facts.day.date, facts.archive_file, facts.pulled_at)
+    facts, is_newest = replace(facts, pulled_at=standing.as_of), standing.is_newest
+    unresolved = unresolved_rejects(connection, facts.account_id, facts.day) if is_newest else {}
     mended: list[str] = []
     create_stage(connection)
     for batch in batches:
-        merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at)
-        keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at)
+        merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at, is_newest)
+        keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at, is_newest)
         if unresolved:
             mended += [sha for segment_id in batch.frame["segment_id"] for sha in unresolved.get(segment_id, ())]
         tally.inserted += merged.inserted

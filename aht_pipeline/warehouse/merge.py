@@ -52,7 +52,7 @@ MERGE = sa.text(
         ) AS known ON true
         WHERE known.segment_id IS NULL
             OR known.account_id <> :account_id
-            OR known.pulled_at <= :pulled_at
+            OR :may_change AND known.pulled_at <= :pulled_at
                 AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "staged")})
     ),
     written AS (
@@ -65,7 +65,7 @@ MERGE = sa.text(
             updated_at = excluded.updated_at,
             revision = known.revision + 1
         WHERE known.account_id = excluded.account_id
-            AND known.pulled_at <= excluded.pulled_at
+            AND :may_change AND known.pulled_at <= excluded.pulled_at
             AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "excluded")})
         RETURNING (xmax = 0) AS is_new
     )
@@ -111,13 +111,22 @@ def create_stage(connection: sa.Connection) -> None:
 
 
 def merge(
-    connection: sa.Connection, account_id: str, frame: pd.DataFrame, pulled_at: datetime, loaded_at: datetime
+    connection: sa.Connection,
+    account_id: str,
+    frame: pd.DataFrame,
+    pulled_at: datetime,
+    loaded_at: datetime,
+    may_change: bool,
 ) -> Merged:
-    """Bring the segments of a frame, each id once, into the table. Raises ForeignSegment."""
+    """Bring the segments of a frame, each id once, into the table; without `may_change` only those that are new.
+
+    Raises ForeignSegment.
+    """
     connection.execute(sa.text("TRUNCATE pg_temp.staged_segments"))
     copy_in(connection, _COPY, _csv(frame))
     counted = connection.execute(
-        MERGE, {"account_id": account_id, "pulled_at": pulled_at, "loaded_at": loaded_at}
+        MERGE,
+        {"account_id": account_id, "pulled_at": pulled_at, "loaded_at": loaded_at, "may_change": may_change},
     ).one()
     if counted.inserted + counted.updated < counted.changed:
         _refuse_foreign(connection, account_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from aht_pipeline.days import Day
+from aht_pipeline.days import IS_LOST_AFTER, Day
 from aht_pipeline.warehouse.tables import rejected_segments
 
 if TYPE_CHECKING:
@@ -26,15 +26,20 @@ _KEEP = sa.text(
         day = excluded.day,
         reasons = excluded.reasons,
         last_seen_at = excluded.last_seen_at,
-        resolved_at = NULL
+        resolved_at = CASE WHEN :is_newest THEN NULL ELSE known.resolved_at END
     """
 )
 
 
 def keep_rejects(
-    connection: sa.Connection, account_id: str, day: Day, rejects: Sequence[Reject], loaded_at: datetime
+    connection: sa.Connection,
+    account_id: str,
+    day: Day,
+    rejects: Sequence[Reject],
+    loaded_at: datetime,
+    is_newest: bool,
 ) -> None:
-    """Store the rejects of a batch; one that is known is seen again, and unresolved."""
+    """Store the rejects of a batch; one that is known is seen again, and, in the day's newest pull, unresolved."""
     rows = {
         reject.raw_sha256: {"raw_sha256": reject.raw_sha256, "raw": reject.raw, "reasons": reject.reasons}
         for reject in rejects
@@ -46,18 +51,24 @@ def keep_rejects(
                 "account_id": account_id,
                 "day": day.date,
                 "loaded_at": loaded_at,
+                "is_newest": is_newest,
                 "rejects": json.dumps(list(rows.values()), ensure_ascii=False),
             },
         )
 
 
 def unresolved_rejects(connection: sa.Connection, account_id: str, day: Day) -> dict[str, list[str]]:
-    """The `raw_sha256`s of the day's unresolved rejects, by the id of the segment that each would have been."""
+    """The `raw_sha256`s of the unresolved rejects, by the id of the segment that each would have been.
+
+    Also those of the days around, as far as the API remembers: a row may be mended into another day.
+    """
     by_segment: dict[str, list[str]] = {}
     table = rejected_segments.c
     for row in connection.execute(
         sa.select(table.raw_sha256, table.raw).where(
-            table.account_id == account_id, table.day == day.date, table.resolved_at.is_(None)
+            table.account_id == account_id,
+            table.day.between(day.date - IS_LOST_AFTER, day.date + IS_LOST_AFTER),
+            table.resolved_at.is_(None),
         )
     ):
         segment_id = _segment_id(row.raw)
