@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -129,13 +131,14 @@ def _dagster(settings: Settings, port: int, running: _Running) -> Iterator[dict[
     logs = _logs(settings)
     logs.mkdir(parents=True, exist_ok=True)
     processes = {}
+    sockets = tempfile.mkdtemp(prefix="aht-")  # of the code servers, which run what they are told; ours alone
     try:
         for name, arguments in commands.items():
             with (logs / f"{name}.log").open("wb") as log:
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own command line
                     [sys.executable, *arguments],
                     cwd=settings.home,  # not the caller's directory, whose .env is read already
-                    env=process_environment(settings),
+                    env=process_environment(settings) | {"TMPDIR": sockets},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -146,6 +149,7 @@ def _dagster(settings: Settings, port: int, running: _Running) -> Iterator[dict[
     finally:
         _end([psutil.Process(process.pid) for process in processes.values() if process.poll() is None])
         running.forget()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _end(processes: list[psutil.Process]) -> None:
