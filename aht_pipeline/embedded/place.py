@@ -114,6 +114,7 @@ def foreseen(place: Place) -> Iterator[None]:
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that its owner alone may read, and see it on the disk."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # it may have been there
         file.write(content)
     sync(path)
 
