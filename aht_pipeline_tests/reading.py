@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -93,7 +94,12 @@ class Answer:
 class Scripted:
     """A server for what the simulator does not do: `answer` decides on every request, but for a token by default."""
 
-    def __init__(self, answer: Callable[[Asked], Answer], token: Callable[[Asked], Answer] | None = None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Asked], Answer],
+        token: Callable[[Asked], Answer] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.asked: list[Asked] = []
         grant = token or (lambda _: Answer({"access_token": "a-token-of-the-script", "expires_in": 3600}))
 
@@ -126,11 +132,14 @@ class Scripted:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def asked_for_segments(self) -> list[Asked]:
