@@ -191,9 +191,7 @@ def _launch(place: Place, log: IO[bytes], say: Callable[[str], None]) -> Embedde
 
 
 def _create_absent(server: EmbeddedServer, databases: Sequence[str]) -> None:
-    # require_auth: the password is never given to a server that does not prove to know it.
-    connection = psycopg2.connect(server.url("postgres"), connect_timeout=30, require_auth="scram-sha-256")
-    with closing(connection):
+    with closing(_connected(server)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("select datname from pg_database")
@@ -201,6 +199,20 @@ def _create_absent(server: EmbeddedServer, databases: Sequence[str]) -> None:
             for name in databases:
                 if name not in present:
                     cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+def _connected(server: EmbeddedServer) -> psycopg2.extensions.connection:
+    """A connection; after a wait where one of its processes was killed, for then the server recovers by itself."""
+    for _ in _polls(_START_SECONDS):
+        try:
+            # require_auth: the password is never given to a server that does not prove to know it.
+            return psycopg2.connect(server.url("postgres"), connect_timeout=30, require_auth="scram-sha-256")
+        except psycopg2.OperationalError as error:
+            if "the database system is " not in str(error):  # starting up, in recovery mode, not accepting connections
+                raise
+    raise EmbeddedError(
+        f"the embedded Postgres server on port {server.port} does not recover within {_START_SECONDS} s"
+    )
 
 
 def _is_free(port: int) -> bool:
