@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import random
 import subprocess
@@ -230,9 +232,14 @@ def _assert_nothing_is_left(warehouse: sa.Engine) -> None:
 
 
 def _assert_the_archive_is_whole(folder: Path) -> None:
-    """What the next load reads is there and undamaged; what was killed before its manifest is not looked at."""
+    """Every pull whose manifest is there is whole, also of a load that was killed; the newest is what was loaded."""
+    manifests = sorted(folder.glob("*/*/*.manifest.json"))
+    for manifest in manifests:
+        pages = folder / json.loads(manifest.read_bytes())["file"]
+        assert hashlib.sha256(pages.read_bytes()).hexdigest() == json.loads(manifest.read_bytes())["sha256"]
     archive = Archive(str(folder))
     for day in DAYS:
         stored = archive.latest("demo", day)
         assert stored is not None
         assert sum(page.count(b'"segmentId"') for page in archive.pages(stored)) == stored.pull.rows
+    assert len(manifests) > len(DAYS)
