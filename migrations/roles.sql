@@ -15,10 +15,8 @@
 --   CREATE ROLE nightly LOGIN PASSWORD '…' IN ROLE aht_loader;     -- of WAREHOUSE_URL
 --   CREATE ROLE analyst LOGIN PASSWORD '…' IN ROLE aht_reader;
 --
--- It may be run at any time and any number of times. Run before the first `aht-pipeline migrate`, it leaves the rights to
--- default privileges, which cannot tell one table from another: run it again after that, and the loader may no longer
--- change the ledger. A warehouse that another role has migrated is handed over to aht_owner; where that role goes on
--- loading, grant it aht_loader.
+-- It may be run at any time and any number of times. A warehouse that another role has migrated is handed over to
+-- aht_owner; where that role goes on loading, grant it aht_loader.
 --
 -- It takes nothing from PUBLIC, which before Postgres 15 may create tables in the schema public:
 -- REVOKE CREATE ON SCHEMA public FROM PUBLIC.
@@ -51,7 +49,7 @@ ALTER SCHEMA aht OWNER TO aht_owner;
 CREATE SCHEMA IF NOT EXISTS reporting AUTHORIZATION aht_owner;
 GRANT USAGE, CREATE ON SCHEMA reporting TO aht_owner; -- which stays its owner's where it was there, as others may use it
 
--- The tables of `aht`, and the views of `reporting` that read them.
+-- The tables of `aht`, and our views of `reporting`.
 DO $$
 DECLARE
     relation regclass;
@@ -62,13 +60,8 @@ BEGIN
         WHERE relowner <> 'aht_owner'::regrole
             AND (
                 relnamespace = 'aht'::regnamespace AND relkind = 'r'
-                OR relnamespace = 'reporting'::regnamespace AND relkind = 'v' AND EXISTS (
-                    SELECT
-                    FROM pg_rewrite AS rule
-                    JOIN pg_depend AS needs ON needs.classid = 'pg_rewrite'::regclass AND needs.objid = rule.oid
-                    JOIN pg_class AS needed ON needs.refclassid = 'pg_class'::regclass AND needs.refobjid = needed.oid
-                    WHERE rule.ev_class = pg_class.oid AND needed.relnamespace = 'aht'::regnamespace
-                )
+                OR relnamespace = 'reporting'::regnamespace AND relkind = 'v'
+                    AND relname IN ('account_timezone', 'agent_day', 'skill_day', 'group_day', 'day_coverage')
             )
     LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO aht_owner', relation); -- of a view too
@@ -78,21 +71,19 @@ END $$;
 GRANT USAGE ON SCHEMA aht TO aht_loader;
 GRANT USAGE ON SCHEMA reporting TO aht_reader;
 
--- What later migrations create.
-ALTER DEFAULT PRIVILEGES FOR ROLE aht_owner IN SCHEMA aht GRANT SELECT, INSERT, UPDATE ON TABLES TO aht_loader;
+-- What later migrations create. Each migration adds the rights on tables by their name (warehouse/migrate.py).
+ALTER DEFAULT PRIVILEGES FOR ROLE aht_owner IN SCHEMA aht GRANT SELECT, INSERT ON TABLES TO aht_loader;
 ALTER DEFAULT PRIVILEGES FOR ROLE aht_owner IN SCHEMA reporting GRANT SELECT ON TABLES TO aht_reader;
 
 -- What is there.
-GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA aht TO aht_loader;
+GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA aht TO aht_loader;
 DO $$
 DECLARE
     relation regclass;
 BEGIN
-    IF to_regclass('aht.alembic_version') IS NOT NULL THEN
-        REVOKE INSERT, UPDATE ON aht.alembic_version FROM aht_loader;
-    END IF;
-    IF to_regclass('aht.loads') IS NOT NULL THEN
-        REVOKE UPDATE ON aht.loads, aht.refused_days FROM aht_loader; -- rows are only ever added
+    IF to_regclass('aht.agent_segments') IS NOT NULL THEN
+        GRANT UPDATE ON aht.agent_segments, aht.rejected_segments TO aht_loader; -- the ledger's rows are only ever added
+        REVOKE INSERT ON aht.alembic_version FROM aht_loader;
     END IF;
     FOR relation IN
         SELECT oid

@@ -18,6 +18,19 @@ if TYPE_CHECKING:  # Alembic takes longer to import than a command takes to look
 
 _LOCK = 0x6168745F6D696772  # "aht_migr"
 
+# What roles.sql cannot give before there are tables, where it gave the schema to aht_owner; as it gives it afterwards.
+_RIGHTS_BY_TABLE = """
+    DO $$
+    BEGIN
+        IF (SELECT nspowner FROM pg_namespace WHERE nspname = 'aht') = to_regrole('aht_owner')::oid
+            AND to_regclass('aht.agent_segments') IS NOT NULL
+        THEN
+            GRANT UPDATE ON aht.agent_segments, aht.rejected_segments TO aht_loader;
+            REVOKE INSERT ON aht.alembic_version FROM aht_loader;
+        END IF;
+    END $$
+"""
+
 _version = sa.table("alembic_version", sa.column("version_num", sa.Text), schema=SCHEMA)
 
 
@@ -77,6 +90,7 @@ def _migrate(url: str, run: Callable[[Config], None]) -> None:
         _refuse_newer(_current_revision(connection))
         config.attributes["connection"] = connection
         run(config)
+        connection.exec_driver_sql(_RIGHTS_BY_TABLE)
 
 
 def _script_location() -> Path:
