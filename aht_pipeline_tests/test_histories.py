@@ -116,7 +116,7 @@ def histories(draw: st.DrawFn) -> History:
         max_limit=draw(st.sampled_from([500, 500, 2])),
         concurrency=draw(st.sampled_from([1, 1, 3])),
         style=Style(
-            max_rows=draw(st.sampled_from([None, None, None, 2, 1])),
+            max_rows=draw(st.sampled_from([None, None, None, 3])),
             half_open=draw(st.booleans()),
             pagination=counted,
             shuffle_ties=counted and draw(st.sampled_from([False, False, True])),
