@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -168,12 +169,27 @@ def test_a_command_that_is_killed_leaves_nothing_in_the_way(database_url: str, t
                 _kill(load)
             assert_every_row_is_accounted_for(warehouse)
         assert query(warehouse, "SELECT count(*) FROM aht.loads") == [0]
+        assert _statuses(outside) == ["FAILURE", "STARTED"]  # the second load has ended the first one's run
+        _add_a_run_of_an_earlier_up(outside)
+        with outside.up():
+            assert _statuses(outside) == ["FAILURE"] * 3
         outside.run("load")
         assert [day["state"] for day in outside.status()["days"]] == ["settled", "settled", "provisional"]
 
     assert_the_warehouse_is_the_truth(warehouse, account)
     _assert_nothing_is_left(warehouse)
     _assert_the_archive_is_whole(outside.home / "archive")
+
+
+def _statuses(outside: Outside) -> list[str]:
+    """Of all the runs that Dagster knows, oldest first."""
+    with dg.DagsterInstance.from_config(str(outside.home / "dagster")) as instance:
+        return [run.status.value for run in reversed(instance.get_runs())]
+
+
+def _add_a_run_of_an_earlier_up(outside: Outside) -> None:
+    with dg.DagsterInstance.from_config(str(outside.home / "dagster")) as instance:
+        instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED))
 
 
 @contextmanager

@@ -56,10 +56,12 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
     import dagster as dg
 
+    from aht_pipeline.commands.remains import end_runs_of_the_dead, this_process
     from aht_pipeline.defs import build_defs
     from aht_pipeline.defs.assets import RAW, SEGMENTS
     from aht_pipeline.defs.schedules import RANGE_END, RANGE_START
 
+    end_runs_of_the_dead(settings)
     outcome = Outcome()
     days = sum((last - first).days + 1 for first, last in spans)
     with _progress(days) as tell, dg.DagsterInstance.get() as instance:
@@ -85,7 +87,7 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
             result = job.execute_in_process(
                 instance=instance,
                 asset_selection=[SEGMENTS] if replay else [RAW, SEGMENTS],
-                tags={RANGE_START: str(first), RANGE_END: str(last)},
+                tags={RANGE_START: str(first), RANGE_END: str(last)} | this_process(),
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 raise_on_error=False,
             )

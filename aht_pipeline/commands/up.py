@@ -48,6 +48,7 @@ def run_up(port: int | None) -> int:
     port = _exactly(port) if port else _next_free()
     open_warehouse(settings).dispose()
     prepare_dagster_home(settings)
+    _end_what_was_killed(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a script's `&` left SIGINT ignored
         signal.signal(number, lambda *_: stop.set())
@@ -76,6 +77,12 @@ def run_down() -> None:
             stopped = True
     if not stopped:
         click.echo(f"Nothing was running in {home}.")
+
+
+def _end_what_was_killed(settings: Settings) -> None:
+    from aht_pipeline.commands.remains import end_runs_of_the_dead  # imports Dagster, which `down` does without
+
+    end_runs_of_the_dead(settings, and_of_an_earlier_up=True)
 
 
 @dataclass(frozen=True)
