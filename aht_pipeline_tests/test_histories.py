@@ -107,12 +107,15 @@ def histories(draw: st.DrawFn) -> History:
     timezone, first_day = draw(st.sampled_from(CALENDARS))
     days = draw(st.sampled_from([3, 3, 3, 3, 4, 5]))
     counted = draw(st.sampled_from([True, True, True, False]))
-    told = [draw(chapters(days, 3)), draw(chapters(days, 1)), *draw(st.lists(chapters(days, 0), max_size=3))]
+    crowd = [
+        Say(10 + number, day=1, ms=(8 + number // 2) * HOUR_MS) for number in range(draw(st.sampled_from([6, 3, 0])))
+    ]
+    told = [crowd, draw(chapters(days, 3)), draw(chapters(days, 1)), *draw(st.lists(chapters(days, 0), max_size=3))]
     return History(
         timezone=timezone,
         first_day=first_day,
         days=days,
-        page_size=draw(st.integers(2, 7)),
+        page_size=draw(st.sampled_from([2, 3, 3, 5, 7])),
         max_limit=draw(st.sampled_from([500, 500, 2])),
         concurrency=draw(st.sampled_from([1, 1, 3])),
         style=Style(
