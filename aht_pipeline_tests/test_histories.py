@@ -62,6 +62,9 @@ def mostly(choices: Mapping[st.SearchStrategy[Any], int]) -> st.SearchStrategy[A
     return st.sampled_from([one for one, weight in choices.items() for _ in range(weight)]).flatmap(lambda one: one)
 
 
+VERSIONS = st.sampled_from([*GOOD, *GOOD, *POISONED])
+
+
 def changes(days: int) -> st.SearchStrategy[Change]:
     """Few segments and, mostly, few places for them: so they meet, return and change again."""
     numbers = st.integers(0, 4)
@@ -70,7 +73,7 @@ def changes(days: int) -> st.SearchStrategy[Change]:
         number=numbers,
         day=around_the_second(days),  # in the last of these only its first midnight is anyone's
         ms=st.sampled_from([12 * HOUR_MS, 0, -1, 1, 2 * HOUR_MS, 12 * HOUR_MS + 1, 20 * HOUR_MS]),
-        version=st.sampled_from([*GOOD, *GOOD, *POISONED]),
+        version=VERSIONS,
         copies=st.sampled_from([1, 1, 1, 1, 1, 1, 1, 1, 2]),
     )
     return mostly({says: 8, st.builds(Drop, numbers): 1})
@@ -103,6 +106,17 @@ def chapters(days: int, least: int) -> st.SearchStrategy[tuple[Event, ...]]:
 
 
 @st.composite
+def late_loads(draw: st.DrawFn) -> tuple[Event, ...]:
+    """A segment changes twice, perhaps back to what it was; what was pulled in between is loaded at the end."""
+    first, second = draw(VERSIONS), draw(VERSIONS)
+    say = Say(draw(st.integers(0, 4)), day=1, ms=12 * HOUR_MS, version=first)
+    return (
+        *(say, Read(1), replace(say, version=second), Read(1, load=False)),
+        *(replace(say, version=draw(st.just(first) | VERSIONS)), Read(1), Replay(1, 1)),
+    )
+
+
+@st.composite
 def histories(draw: st.DrawFn) -> History:
     timezone, first_day = draw(st.sampled_from(CALENDARS))
     days = draw(st.sampled_from([3, 3, 3, 3, 4, 5]))
@@ -110,7 +124,12 @@ def histories(draw: st.DrawFn) -> History:
     crowd = [
         Say(10 + number, day=1, ms=(8 + number // 2) * HOUR_MS) for number in range(draw(st.sampled_from([6, 3, 0])))
     ]
-    told = [crowd, draw(chapters(days, 3)), draw(chapters(days, 1)), *draw(st.lists(chapters(days, 0), max_size=3))]
+    told = [
+        crowd,
+        draw(chapters(days, 3)),
+        draw(chapters(days, 1)),
+        *draw(st.lists(mostly({chapters(days, 0): 3, late_loads(): 1}), max_size=3)),
+    ]
     return History(
         timezone=timezone,
         first_day=first_day,
