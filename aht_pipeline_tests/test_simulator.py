@@ -794,6 +794,16 @@ def test_a_count_can_lie(served: Served) -> None:
     assert (len(page["segments"]), page["pagination"]["count"]) == (10, 7)
 
 
+def test_a_fault_leaves_the_bytes_of_the_rows_as_they_are(served: Served) -> None:
+    raw = b'{"segments":["]"],"count":NaN,"half":"\\ud83d"}'
+    traffic = ExplicitTraffic()
+    traffic.add(raw, close=NOON)
+    client = served(traffic, faults=[WrongCount(-3), Empty(when=When(after=1))])
+    told, without = (client.get(fromMillis=millis(MIDNIGHT), toMillis=millis(MIDNIGHT + DAY)).content for _ in range(2))
+    assert b'"segments":[' + raw + b'],"pagination":{"count":-2,' in told
+    assert b'"segments":[],"pagination":{"count":' in without
+
+
 def test_rows_can_arrive_between_two_pages(served: Served) -> None:
     traffic = ten_segments()
     newcomer = segment(10, NOON + timedelta(hours=1))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import Any
-
-import msgspec
 
 from aht_pipeline.simulator.exchange import Endpoint, Reply, Request, Sent, json_reply
+
+_LISTING = re.compile(
+    rb'.*?"segments":\[(?P<rows>.*)\](?:,"pagination":\{"count":(?P<count>[0-9]+),"references":.*)?\}', re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ def strike(fault: Fault, answer: Callable[[], Reply], revoke_tokens: Callable[[]
         case Redirect(to):
             return Reply(302, headers=(("Location", to),))
         case Empty(count):
-            return _edited(answer(), lambda body: _emptied(body, count))
+            return _emptied(answer(), count)
         case WrongCount(by):
-            return _edited(answer(), lambda body: _miscounted(body, by))
+            return _miscounted(answer(), by)
         case Meanwhile(act):
             act()
             return answer()
@@ -198,21 +200,20 @@ def _half(body: bytes) -> bytes:
     return body[: len(body) // 2]
 
 
-def _emptied(body: dict[str, Any], count: int | None) -> None:
-    body["segments"] = []
-    if count is not None and "pagination" in body:
-        body["pagination"]["count"] = count
+def _emptied(reply: Reply, count: int | None) -> Reply:
+    """Without rows, and with this count if one is given."""
+    emptied = _edited(reply, "rows", lambda _: b"")
+    return emptied if count is None else _edited(emptied, "count", lambda _: b"%d" % count)
 
 
-def _miscounted(body: dict[str, Any], by: int) -> None:
-    if "pagination" in body:
-        body["pagination"]["count"] += by
+def _miscounted(reply: Reply, by: int) -> Reply:
+    return _edited(reply, "count", lambda count: b"%d" % (int(count) + by))
 
 
-def _edited(reply: Reply, edit: Callable[[dict[str, Any]], None]) -> Reply:
-    """The reply with its JSON body changed; an error is left as it is."""
-    if reply.status != 200:
+def _edited(reply: Reply, part: str, edit: Callable[[bytes], bytes]) -> Reply:
+    """The reply with one part of its body changed, where it has it; every other byte stays, whatever the rows hold."""
+    parts = _LISTING.fullmatch(reply.body)
+    if reply.status != 200 or parts is None or parts[part] is None:
         return reply
-    body = msgspec.json.decode(reply.body)
-    edit(body)
-    return replace(reply, body=msgspec.json.encode(body))
+    start, end = parts.span(part)
+    return replace(reply, body=reply.body[:start] + edit(parts[part]) + reply.body[end:])
