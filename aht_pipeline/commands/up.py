@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ class _Running:
             for pid, started in json.loads(self._file.read_text()).items():
                 with suppress(psutil.NoSuchProcess):
                     process = psutil.Process(int(pid))
-                    if process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE:
+                    if process.create_time() == started and _runs(process):
                         found.append(process)
         return found
 
@@ -165,11 +165,26 @@ def _end(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(everyone, timeout=_STOP_S)
-    for process in left:
+    for process in _left_after(_STOP_S, everyone):
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=_STOP_S)
+    _left_after(_STOP_S, everyone)
+
+
+def _left_after(seconds: float, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run when the time is up; it returns as soon as none does."""
+    give_up_at = time.monotonic() + seconds
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < give_up_at:
+        time.sleep(0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it runs: one that has ended and is only not yet collected by whoever started it does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
