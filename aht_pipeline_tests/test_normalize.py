@@ -496,6 +496,16 @@ def test_the_day_is_half_open_by_close_time() -> None:
     assert batch.outside_day == 2
 
 
+@pytest.mark.parametrize("close", ["2025-12-31T23:59:58.9Z", "2026-01-02T00:00:01.1Z", "2026-01-02T03:00:01.1+03:00"])
+def test_a_close_beyond_the_days_edges_is_no_neighbours_and_rejected(close: str) -> None:
+    wrong = row(endTime=close, endTimeL=None)
+    for neighbour in (row(segmentId="plain"), row(segmentId="careful", agentId="1")):
+        batch = batch_of(wrong, neighbour)
+        assert [reject.raw for reject in batch.rejects] == [wrong.decode()]
+        assert "is outside the day that the API files the row under" in batch.rejects[0].reasons[0]
+        assert (len(batch.frame), batch.outside_day) == (1, 0)
+
+
 def test_a_long_pull_comes_in_batches_that_share_nothing() -> None:
     raws = rows(52_000)
     batches = list(normalize([page(*raws[at : at + 500]) for at in range(0, len(raws), 500)], WINDOW))
@@ -554,7 +564,7 @@ ODD_VALUES: dict[str, list[Any]] = {
 
 
 def poisoned_row(dice: random.Random, number: int, oddities: int) -> bytes:
-    end_ms = WINDOW.start_ms + dice.randrange(-60_000, 86_460_000)
+    end_ms = WINDOW.start_ms + dice.choice([dice.randrange(-60_000, 86_460_000)] * 9 + [86_400_000])
     changes: dict[str, Any] = {
         "segmentId": f"segment-{number}",
         "agentId": dice.randrange(2**40),
@@ -575,9 +585,9 @@ def test_the_fast_and_the_careful_path_agree_on_every_row() -> None:
         plain = decoder.decode_row(raw)
         if plain is None:
             continue
-        careful = read_row(raw)
+        careful = read_row(raw, WINDOW)
         fast = with_moments([columns_of([plain], np.array([0]), extra_of(decoder.added_values([plain])))])
-        if suspects(fast).any():
+        if suspects(fast, WINDOW).any():
             agreed["suspect"] += isinstance(careful, Reject)
             continue
         assert isinstance(careful, Repaired), bytes(raw)

@@ -53,10 +53,10 @@ def normalize(
 
     Raises PageError when a page is no reply.
     """
-    reader = PageReader()
+    reader = PageReader(window)
     for gathered in _gather(pages, reader):
         rows = with_moments(_pieces(gathered))
-        found = suspects(rows)
+        found = suspects(rows, window)
         if found.any():
             suspected = rows["ordinal"].to_numpy()[found]
             gathered = [page for pages_read in gathered for page in reader.settle(pages_read, suspected)]

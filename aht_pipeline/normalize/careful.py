@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from aht_pipeline.days import Window, iso
 from aht_pipeline.normalize.columns import member_name
 from aht_pipeline.normalize.plain import KEY_CHARS, LONG_MAX, LONG_MIN, Segment
-from aht_pipeline.normalize.schema import QUALITY_FLAGS, Reject, storable_text
+from aht_pipeline.normalize.schema import EDGE, QUALITY_FLAGS, Reject, storable_text
 from aht_pipeline.normalize.times import FIRST_MOMENT_US, LAST_MOMENT_US, epoch_us, parse_times
 
 _FLAG_BITS = {flag: 1 << position for position, flag in enumerate(QUALITY_FLAGS)}
@@ -41,8 +42,12 @@ class Repaired:
     added_fields: frozenset[str]
 
 
-def read_row(raw: msgspec.Raw) -> Repaired | Reject:
-    """What this row means. Nothing is guessed: one bad field sets the whole row aside, with the reasons of all."""
+def read_row(raw: msgspec.Raw, window: Window) -> Repaired | Reject:
+    """What this row of a window's pull means.
+
+    Nothing is guessed: one bad field sets the whole row aside, with the reasons of all. So does a close beyond the
+    window's edges: the API would not file the row under another day, and no other day would ever load it.
+    """
     try:
         fields = _fields_decoder.decode(raw)
     except UnicodeDecodeError:
@@ -52,6 +57,7 @@ def read_row(raw: msgspec.Raw) -> Repaired | Reject:
     row = _Row(fields)
     start_time, start_epoch = row.time("startTime", "start")
     end_time, end_epoch = row.time("endTime", "end")
+    row.refuse_beyond(window, end_time)
     segment = Segment(
         segmentId=row.key("segmentId"),
         startTime=start_time,
@@ -128,13 +134,18 @@ class _Row:
         if not self._is_given(name, required=not has_epoch):
             return (self._time_of_epoch(epoch_name, edge) if has_epoch else ""), None
         text = self.text(name)
-        if text and not _is_time(text):
+        if text and _moment(text) is None:
             self.reasons.append(f"{name}: {_shown(self.fields[name])} is not an RFC 3339 time with an offset")
         try:
             return text, _long(self.fields[epoch_name]) if has_epoch else None
         except _UnreadableError:
             self.flags |= _FLAG_BITS[f"{edge}_epoch_disagrees"]
             return text, None
+
+    def refuse_beyond(self, window: Window, end_time: str) -> None:
+        moment = _moment(end_time) if end_time else None
+        if moment is not None and not window.start - EDGE <= moment <= window.end + EDGE:
+            self.reasons.append(f"endTime: {iso(moment)} is outside the day that the API files the row under, {window}")
 
     def added_fields(self) -> list[str]:
         """The names of the fields that the API's reference does not list, sorted."""
@@ -173,12 +184,12 @@ def _is_utf8(raw: msgspec.Raw) -> bool:
     return True
 
 
-def _is_time(text: str) -> bool:
+def _moment(text: str) -> datetime | None:
     if _COMMON_TIME.fullmatch(text):  # saves most rows the parser, which is made for columns
         with suppress(ValueError):
-            datetime.fromisoformat(text)
-            return True
-    return bool(parse_times(pa.array([text])).null_count == 0)
+            return datetime.fromisoformat(text)
+    moment: datetime | None = parse_times(pa.array([text]))[0].as_py()
+    return moment
 
 
 def _text(raw: msgspec.Raw) -> str:

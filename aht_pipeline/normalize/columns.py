@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aht_pipeline.days import Window
 from aht_pipeline.normalize.plain import Segment
-from aht_pipeline.normalize.schema import MOMENT
-from aht_pipeline.normalize.times import parse_times
+from aht_pipeline.normalize.schema import EDGE, MOMENT
+from aht_pipeline.normalize.times import FIRST_MOMENT_US, parse_times
 
 COLUMNS = pa.schema(
     [
@@ -37,6 +39,7 @@ COLUMNS = pa.schema(
 _STORED_TEXTS = ("segment_id", "conversation_id", "employee_id", "end_reason")
 _STRANGE_JSON = r"\\u0000|\\x|[:,\[\s]-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{4}"
 _LONG_JSON_BYTES = 10_000
+_EDGE_US = EDGE // timedelta(microseconds=1)
 
 
 def columns_of(
@@ -96,15 +99,17 @@ def with_moments(pieces: Sequence[pa.RecordBatch]) -> pa.Table:
     return rows
 
 
-def suspects(rows: pa.Table) -> npt.NDArray[np.bool_]:
-    """True for each row that may hold what cannot be stored: an unreadable time, a NUL, a strange `extra`.
+def suspects(rows: pa.Table, window: Window) -> npt.NDArray[np.bool_]:
+    """True for each row that may hold what cannot be stored: an unreadable time, a NUL, a strange `extra`; or no place.
 
-    Strange are a NUL, bytes that are no UTF-8, and numbers of a size that Postgres may not hold.
+    Strange are a NUL, bytes that are no UTF-8, and numbers of a size that Postgres may not hold. Without a place are
+    rows that closed beyond the window's edges.
     """
-    found = np.zeros(len(rows), np.bool_)
-    for name in ("start_time", "end_time"):
-        if rows[name].null_count:
-            found |= rows[name].is_null().to_numpy()
+    end_us = rows["end_time"].cast(pa.int64()).fill_null(FIRST_MOMENT_US).to_numpy()
+    first_us, last_us = window.start_ms * 1000 - _EDGE_US, window.end_ms * 1000 + _EDGE_US
+    found: npt.NDArray[np.bool_] = (end_us < first_us) | (end_us > last_us)
+    if rows["start_time"].null_count:
+        found |= rows["start_time"].is_null().to_numpy()
     for name in _STORED_TEXTS:
         if _holds_nul(rows[name]):
             found |= _true(pc.match_substring(rows[name], "\0"))

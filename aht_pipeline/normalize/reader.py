@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from aht_pipeline.days import Window
 from aht_pipeline.normalize.careful import Repaired, read_row
 from aht_pipeline.normalize.columns import columns_of, extra_of, member_name, suspects, with_moments
 from aht_pipeline.normalize.plain import PlainDecoder, Segment
@@ -43,13 +44,14 @@ class PageRows:
 
 
 class PageReader:
-    """Reads the pages of one pull.
+    """Reads the pages of one pull of a window.
 
     It learns the fields that the API added from the rows that have them, so that a new field in every row costs the
     careful path for one page. What it makes of a page does not depend on what it has learnt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window: Window) -> None:
+        self._window = window
         self._plain = PlainDecoder()
 
     def read(self, bodies: Sequence[bytes], first_ordinal: int) -> list[PageRows]:
@@ -81,7 +83,7 @@ class PageReader:
     def _read_row_by_row(self, body: bytes, first_ordinal: int) -> PageRows:
         raws = dict(enumerate(read_page(body).segments, first_ordinal))
         plain, plain_columns = self._plain_rows(raws)
-        outcomes = {ordinal: read_row(raw) for ordinal, raw in raws.items() if ordinal not in plain}
+        outcomes = {ordinal: read_row(raw, self._window) for ordinal, raw in raws.items() if ordinal not in plain}
         repaired = {ordinal: row for ordinal, row in outcomes.items() if isinstance(row, Repaired)}
         repaired_columns = columns_of(
             [row.segment for row in repaired.values()],
@@ -107,7 +109,7 @@ class PageReader:
         rows = {ordinal: row for ordinal, row in decoded.items() if row is not None}
         extra = extra_of(self._plain.added_values(list(rows.values())))
         columns = columns_of(list(rows.values()), _ordinals(rows), extra)
-        found = suspects(with_moments([columns]))
+        found = suspects(with_moments([columns]), self._window)
         for ordinal in _ordinals(rows)[found].tolist():
             del rows[ordinal]
         return rows, columns.filter(pa.array(~found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pandas as pd
 import pyarrow as pa
@@ -43,6 +44,9 @@ QUALITY_FLAGS = (
 more than 1 s away from the ISO text, or cannot be read; the text was kept. `handle_time_exceeds_duration`: the total is
 more than end - start.
 """
+
+EDGE = timedelta(seconds=1)
+"""How far beyond its window a row may close and still be a neighbour's: the API may compare in whole seconds."""
 
 END_REASONS = frozenset(
     {
@@ -84,6 +88,7 @@ class SegmentBatch:
         Arrow-backed dtypes (`pd.ArrowDtype`), so that going back to Arrow copies nothing. In the order of the pull.
     rejects: the rows that cannot be loaded, each once.
     outside_day: good rows that closed at the window's edges, outside `[start, end)`: a neighbour's, dropped here.
+        (Rows beyond the edges are no neighbour's; they are among the rejects.)
     unknown_fields: names of the fields that the API added and the rows' `extra` holds.
     unknown_end_reasons: values of `end_reason` in the frame that END_REASONS does not list.
     """
