@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from statistics import median
 
 from aht_pipeline.days import Day, date_range, iso, yesterday
 from aht_pipeline.warehouse.ledger import DayRecord
 
 WARNING_BEFORE_LOSS = timedelta(days=7)
+
+_WEEKS_TO_KNOW_A_WEEKDAY = 4
+_DEVIATIONS_OF_A_DISTANCE = 1.4826  # of the median's: what makes it a standard deviation, where days are normal
 
 
 class State(StrEnum):
@@ -67,6 +72,18 @@ def days_of_the_night(states: Iterable[DayState], lookback_days: int, now: datet
 def days_in_memory(states: Iterable[DayState], now: datetime) -> list[date]:
     """The days that the API surely still remembers: what a re-read of everything reads."""
     return [state.day.date for state in states if now <= state.day.may_be_lost_after]
+
+
+def usual_volume_from(volumes: Sequence[int]) -> int | None:
+    """The least number of segments that is normal for a day, by those of its weekday before; None for too few of them.
+
+    Three times their usual distance from their median below it, which is taken as a tenth of the median at least.
+    """
+    if len(volumes) < _WEEKS_TO_KNOW_A_WEEKDAY:
+        return None
+    usual = median(volumes)
+    distance = max(_DEVIATIONS_OF_A_DISTANCE * median(abs(volume - usual) for volume in volumes), usual / 10)
+    return max(0, math.ceil(usual - 3 * distance))
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,12 @@ nux:
 python_logs:
   managed_python_loggers: [aht_pipeline]
   python_log_level: INFO
-run_queue:
-  max_concurrent_runs: 4
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+  pools:
+    granularity: run
+    default_limit: 1
 run_monitoring:
   enabled: true
   max_runtime_seconds: 21600

@@ -31,6 +31,10 @@ class NothingToReplay(AhtError):
     """The archive holds no complete pull of a day."""
 
 
+class UnforeseenError(AhtError):
+    """An error that nobody thought of: a fault of the pipeline's own."""
+
+
 @dataclass(frozen=True)
 class Done(Generic[Result]):
     """One step of one day: its result and how long it took, or the failure that ended it."""
@@ -38,7 +42,7 @@ class Done(Generic[Result]):
     day: Day
     seconds: float
     result: Result | None = None
-    failure: str | None = None
+    failure: AhtError | None = None
 
     def then(self, step: Callable[[Result], Next]) -> Done[Next]:
         """The day's next step, on this one's result; where this one failed, its failure."""
@@ -49,10 +53,14 @@ class Done(Generic[Result]):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A day's load, the pull it came from, and what the API sent that is not documented."""
+    """A day's load, the pull it came from, and what the API sent that is not documented.
+
+    normalize_seconds: how much of the load's time went by with reading and normalising the archived pages.
+    """
 
     stored: StoredPull
     load: LoadResult
+    normalize_seconds: float
     unknown_fields: frozenset[str]
     unknown_end_reasons: frozenset[str]
 
@@ -105,6 +113,7 @@ class Pipeline:
         pull = stored.pull
         seen_fields: set[str] = set()
         seen_end_reasons: set[str] = set()
+        normalizing = _Stopwatch()
 
         def batches() -> Iterator[SegmentBatch]:
             has_repeats = pull.rows != pull.reported
@@ -125,13 +134,31 @@ class Pipeline:
             dagster_run_id=run_id,
             max_rejected_percent=self.max_rejected_percent,
         )
-        load = load_day(self.warehouse, facts, batches)
-        return Loaded(stored, load, frozenset(seen_fields), frozenset(seen_end_reasons))
+        load = load_day(self.warehouse, facts, lambda: normalizing.over(batches()))
+        return Loaded(stored, load, normalizing.seconds, frozenset(seen_fields), frozenset(seen_end_reasons))
 
     def _connected(self) -> AhtApi:
         if self._api is None:
             self._api = self._connect()
         return self._api
+
+
+class _Stopwatch:
+    """How long the making of the items of some iterators took, without what was done with them in between."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, items: Iterator[Result]) -> Iterator[Result]:
+        while True:
+            began = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - began
+            yield item
 
 
 def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:
@@ -157,8 +184,9 @@ def _attempt(day: Day, step: Callable[[], Result]) -> Done[Result]:
     try:
         result = step()
     except AhtError as failure:
-        return Done(day, time.monotonic() - began, failure=str(failure))
+        return Done(day, time.monotonic() - began, failure=failure)
     except Exception as failure:
         log.exception("%s: an unforeseen failure", day)
-        return Done(day, time.monotonic() - began, failure=f"unforeseen, please report it: {failure!r}")
+        told = UnforeseenError(f"unforeseen, please report it: {failure!r}")
+        return Done(day, time.monotonic() - began, failure=told)
     return Done(day, time.monotonic() - began, result=result)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pyarrow as pa
@@ -69,6 +72,15 @@ def load(
     warehouse: sa.Engine, *batches: SegmentBatch, lock_wait: timedelta = timedelta(seconds=60), **values: Any
 ) -> LoadResult:
     return load_day(warehouse, facts(*batches, **values), lambda: batches, lock_wait)
+
+
+def load_each_day(warehouse: sa.Engine, segments: Iterable[Segment], timezone: str, **values: Any) -> None:
+    """Load these segments, each with the day of this zone on which it closed."""
+    days = defaultdict(list)
+    for one in segments:
+        days[one["end_time"].astimezone(ZoneInfo(timezone)).date()].append(one)
+    for closed, of_the_day in sorted(days.items()):
+        load(warehouse, batch(*of_the_day), day=Day(closed, timezone), **values)
 
 
 def query(warehouse: sa.Engine, statement: str, **parameters: Any) -> list[Any]:

@@ -9,18 +9,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from aht_pipeline.days import date_range
+from aht_pipeline.days import Day, date_range
 from aht_pipeline.defs import build_defs
 from aht_pipeline.settings import Variables, read_settings
-from aht_pipeline.simulator import ErrorStatus, GeneratedTraffic, Simulator, When
+from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
+from aht_pipeline.warehouse import engine
 from aht_pipeline.warehouse.tables import agent_segments
+from aht_pipeline_tests import loading
+from aht_pipeline_tests.loading import batch
 from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
 
 FIRST = days_ago(12)
@@ -221,15 +224,16 @@ def test_a_materialisation_says_what_was_loaded(definitions: dg.Definitions, sim
     assert loaded["window_start"] == f"{YESTERDAY}T00:00:00Z"
     assert loaded["state"] == "provisional"
     assert loaded["complete"] is True
-    assert pulled["requests"] == 1
+    assert (loaded["loaded"], loaded["late"]) == (count, 0)
+    assert (pulled["requests"], pulled["retries"]) == (loaded["requests"], loaded["retries"]) == (1, 0)
+    assert pulled["seconds_api"] > 0
+    assert min(loaded["seconds_normalize"], loaded["seconds_load"]) > 0
     assert pulled["archive_file"] == loaded["archive_file"]
 
 
 def test_what_the_api_added_is_shown(definitions: dg.Definitions, account: Outside, simulator: Simulator) -> None:
-    from aht_pipeline.simulator import ExplicitTraffic, segment
-
-    close = datetime(YESTERDAY.year, YESTERDAY.month, YESTERDAY.day, 12, tzinfo=UTC)
-    simulator.traffic = ExplicitTraffic([segment(1, close, endReason="newReason", mood="good")])
+    new = segment(1, noon_of(YESTERDAY), endReason="newReason", mood="good")
+    simulator.traffic = ExplicitTraffic([new])
     with dg.DagsterInstance.ephemeral() as instance:
         assert materialise(definitions, instance, YESTERDAY, YESTERDAY).success
         loaded = metadata_of(instance, "agent_segments", YESTERDAY)
@@ -296,6 +300,57 @@ def test_each_day_has_a_check_that_says_whether_it_is_complete(
     assert good.metadata["reported"].value == len(simulator.traffic.day(YESTERDAY))
     assert good.target_materialization_data is not None
     assert "403" in (found[str(days_ago(2))].description or "")
+
+
+def test_a_day_with_too_many_rejects_fails_its_check_and_nothing_of_it_is_loaded(
+    account: Outside, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.traffic = ExplicitTraffic(
+        segment(100 * age + number, noon_of(days_ago(age)), **({"agentId": None} if number < bad else {}))
+        for age, bad in ((1, 3), (2, 2), (3, 0))
+        for number in range(8)
+    )
+    account.variables["AHT_MAX_REJECTED_PERCENT"] = "30"
+    definitions = definitions_of(account, monkeypatch)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialise(definitions, instance, days_ago(3), YESTERDAY)
+        found = {one.partition: one for one in evaluations(instance, result, "few_rejects")}
+        within = {one.partition: one.passed for one in evaluations(instance, result, "within_the_day")}
+    assert {day: one.passed for day, one in found.items()} == {
+        str(days_ago(3)): True,
+        str(days_ago(2)): True,
+        str(YESTERDAY): False,
+    }
+    assert within == {str(days_ago(3)): True, str(days_ago(2)): True}
+    assert "agentId: null" in (found[str(YESTERDAY)].description or "")
+    assert account.query("SELECT max(day) FROM aht.loads") == [(days_ago(2),)]
+
+
+def test_a_day_with_far_fewer_segments_than_its_weekday_has_is_warned_of_and_loaded(
+    account: Outside, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = engine(account.variables["WAREHOUSE_URL"])
+    for weeks, volume in enumerate((50, 48, 55, 47), 1):
+        noon = noon_of(YESTERDAY - timedelta(weeks=weeks))
+        of_the_day = batch(*(loading.segment(1000 * weeks + number, end_time=noon) for number in range(volume)))
+        loading.load(warehouse, of_the_day, day=Day(noon.date(), "UTC"), account_id="demo")
+    simulator.traffic = ExplicitTraffic(
+        segment(100 * age + number, noon_of(days_ago(age)))
+        for age, volume in ((1, 20), (2, 7))
+        for number in range(volume)
+    )
+    definitions = definitions_of(account, monkeypatch)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialise(definitions, instance, days_ago(2), YESTERDAY)
+        (low,) = [one for one in evaluations(instance, result, "usual_volume") if not one.passed]
+    assert low.partition == str(YESTERDAY)
+    assert low.severity is dg.AssetCheckSeverity.WARN
+    assert (low.description or "").startswith(f"{YESTERDAY} has 20 segments; on a {YESTERDAY:%A}, 35 or more are usual")
+    assert account.query(f"SELECT reported FROM aht.loads WHERE day = '{YESTERDAY}'") == [(20,)]
+
+
+def noon_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
 
 
 def test_a_check_warns_of_a_day_before_it_is_lost_and_says_so_for_ever_afterwards(

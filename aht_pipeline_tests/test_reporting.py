@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from aht_pipeline import warehouse as public
 from aht_pipeline.days import Day, date_range, yesterday
 from aht_pipeline.warehouse import record_refusal
-from aht_pipeline_tests.loading import ACCOUNT, Segment, batch, load, query, reject, segment
+from aht_pipeline_tests.loading import ACCOUNT, Segment, batch, load, load_each_day, query, reject, segment
 
 LONDON = "Europe/London"
 CLOCKS_GO_FORWARD, CLOCKS_GO_BACK = date(2026, 3, 29), date(2026, 10, 25)
@@ -83,9 +83,9 @@ def test_each_report_sums_the_accounts_own_days_across_the_change_of_clocks(
     warehouse: sa.Engine, view: str, by: str
 ) -> None:
     segments = segments_around(CLOCKS_GO_FORWARD, 200) + segments_around(CLOCKS_GO_BACK, 200)
-    load(warehouse, batch(*segments), day=Day(CLOCKS_GO_FORWARD, LONDON))
+    load_each_day(warehouse, segments, LONDON)
     of_another = [one | {"segment_id": f"other:{one['segment_id']}"} for one in segments]
-    load(warehouse, batch(*of_another), day=Day(CLOCKS_GO_FORWARD, "Asia/Tokyo"), account_id="other")
+    load_each_day(warehouse, of_another, "Asia/Tokyo", account_id="other")
 
     assert report(warehouse, view, by) == expected(segments, LONDON, by)
     assert report(warehouse, view, by, "other") == expected(segments, "Asia/Tokyo", by)
@@ -93,7 +93,7 @@ def test_each_report_sums_the_accounts_own_days_across_the_change_of_clocks(
 
 def test_a_reports_days_do_not_depend_on_the_readers_time_zone(warehouse: sa.Engine, database_url: str) -> None:
     segments = segments_around(CLOCKS_GO_BACK, 50)
-    load(warehouse, batch(*segments), day=Day(CLOCKS_GO_BACK, LONDON))
+    load_each_day(warehouse, segments, LONDON)
     reader = public.engine(database_url + "?options=-c%20timezone%3DPacific/Auckland")
 
     assert report(reader, "agent_day", "agent_id") == expected(segments, LONDON, "agent_id")
@@ -110,9 +110,10 @@ def test_coverage_shows_every_day_since_the_first_with_its_state(warehouse: sa.E
     record_refusal(warehouse, ACCOUNT, first, "too old", now)
     record_refusal(warehouse, ACCOUNT, refused, "too old", now)
     record_refusal(warehouse, ACCOUNT, provisional, "told wrongly", now)
-    load(warehouse, batch(segment(1)), day=at(settled), pulled_at=at(settled).window.end + timedelta(hours=25))
+    one, two = (segment(number, end_time=at(settled).window.start) for number in (1, 2))
+    load(warehouse, batch(one), day=at(settled), pulled_at=at(settled).window.end + timedelta(hours=25))
     again = at(settled).window.end + timedelta(hours=1)
-    rejected = batch(segment(1), segment(2), rejects=(reject("{}"),))
+    rejected = batch(one, two, rejects=(reject("{}"),))
     load(warehouse, rejected, day=at(settled), pulled_at=again, max_rejected_percent=99.0)
     load(warehouse, batch(), day=at(provisional), pulled_at=at(provisional).window.end)
 

@@ -23,12 +23,14 @@ from aht_pipeline.warehouse import (
     DayRecord,
     ForeignSegment,
     LedgerMismatch,
+    OutsideDay,
     RejectedTooMany,
     WarehouseError,
     day_records,
     load_day,
     loaded_timezone,
     record_refusal,
+    volumes_of_the_weekday,
 )
 from aht_pipeline.warehouse.merge import MERGE, create_stage, merge
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
@@ -565,7 +567,8 @@ def test_another_day_and_another_account_are_loaded_meanwhile(
     url: str, warehouse: sa.Engine, neighbour: dict[str, Any]
 ) -> None:
     with loading(url, batch(segment(1))) as (first, _):
-        assert load(warehouse, batch(segment(2)), lock_wait=timedelta(0), **neighbour).inserted == 1
+        close = neighbour.get("day", DAY).window.start
+        assert load(warehouse, batch(segment(2, end_time=close)), lock_wait=timedelta(0), **neighbour).inserted == 1
         assert not first.done()
 
 
@@ -655,8 +658,9 @@ def test_what_is_known_of_the_days_is_their_latest_load_and_whether_any_settled_
     early = DAY.window.end
     load(warehouse, batch(segment(1)), pulled_at=LATER)
     load(warehouse, batch(segment(1), segment(2), rejects=(reject("{}"),)), pulled_at=early, max_rejected_percent=99.0)
-    load(warehouse, batch(segment(3)), day=NEXT_DAY, pulled_at=NEXT_DAY.window.end)
-    load(warehouse, batch(segment(4)), account_id="other", day=Day(date(2026, 1, 1), "Asia/Tokyo"))
+    load(warehouse, batch(segment(3, end_time=early)), day=NEXT_DAY, pulled_at=NEXT_DAY.window.end)
+    in_tokyo = Day(date(2026, 1, 1), "Asia/Tokyo")
+    load(warehouse, batch(segment(4, end_time=in_tokyo.window.start)), account_id="other", day=in_tokyo)
     lost = date(2026, 1, 31)
     record_refusal(warehouse, ACCOUNT, lost, "fromMillis: too old", PULLED_AT)
     record_refusal(warehouse, ACCOUNT, lost, "fromMillis: too old", LATER)
@@ -670,6 +674,38 @@ def test_what_is_known_of_the_days_is_their_latest_load_and_whether_any_settled_
         (NEXT_DAY.date, DayRecord(NEXT_DAY.date, 1, 1, 0, False, NEXT_DAY.window.end, LATER)),
     ]
     assert [record.is_loaded for record in records.values()] == [False, True, True]
+
+
+def test_a_segment_that_did_not_close_within_the_day_loads_nothing(warehouse: sa.Engine) -> None:
+    before = segment(2, end_time=DAY.window.start - timedelta(milliseconds=1))
+    after = segment(3, end_time=DAY.window.end)
+    for outside in (before, after):
+        with pytest.raises(OutsideDay, match=outside["segment_id"]):
+            load(warehouse, batch(segment(1)), batch(segment(4), outside))
+    assert query(warehouse, "SELECT count(*) FROM aht.agent_segments") == [0]
+
+
+def test_late_is_what_is_new_or_changed_since_the_days_last_load(warehouse: sa.Engine) -> None:
+    assert load(warehouse, batch(segment(1), segment(2))).late == 0
+    changed = batch(segment(1), segment(2, total_handle_time_ms=1), segment(3))
+    assert load(warehouse, changed, pulled_at=LATER).late == 2
+    assert load(warehouse, changed, pulled_at=LATER).late == 0
+
+
+def test_the_volumes_of_a_weekday_are_those_of_the_eight_weeks_before(warehouse: sa.Engine) -> None:
+    def day(weeks_before: int, **values: Any) -> None:
+        that = Day(DAY.date - timedelta(weeks=weeks_before), "UTC")
+        close = that.window.start
+        rows = [segment(100 * weeks_before + number, end_time=close) for number in range(weeks_before + 1)]
+        load(warehouse, batch(*rows), day=that, **values)
+
+    for weeks_before in (9, 8, 2, 0):
+        day(weeks_before)
+    day(2, pulled_at=LATER)
+    other_weekday = Day(DAY.date - timedelta(days=8), "UTC")
+    load(warehouse, batch(segment(1, end_time=other_weekday.window.start)), day=other_weekday)
+    assert volumes_of_the_weekday(warehouse, ACCOUNT, DAY.date) == [9, 3]
+    assert volumes_of_the_weekday(warehouse, "other", DAY.date) == []
 
 
 def test_nothing_is_known_of_an_account_that_was_never_loaded(warehouse: sa.Engine) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
-from aht_pipeline.defs.checks import check_specs, evaluate_complete, evaluate_no_gaps
+from aht_pipeline.defs.checks import check_specs, evaluate_day, evaluate_no_gaps
 from aht_pipeline.defs.metadata import column_schema, load_metadata, pull_metadata
 from aht_pipeline.settings import Settings
 
@@ -21,6 +21,9 @@ RAW = dg.AssetKey("raw_agent_segments")
 SEGMENTS = dg.AssetKey("agent_segments")
 
 DAYS_A_RUN = 31
+
+API_POOL = "aht_api"
+"""Runs take turns in it, as far as the instance limits it: two backfills ask the API no more than one does."""
 
 Result = TypeVar("Result")
 Announce = Callable[[dg.AssetKey, "Done[Any]"], None]
@@ -46,6 +49,7 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
         required_resource_keys={"pipeline"},
+        pool=API_POOL,
     )
     def agent_segments_by_day(context: dg.AssetExecutionContext) -> Iterator[Any]:
         from aht_pipeline.days import Day
@@ -63,9 +67,9 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
             if SEGMENTS in keys:
                 done = pulled.then(partial(pipeline.load, run_id=context.run.run_id))
                 _report(context, announce, SEGMENTS, done, load_metadata)
-                evaluate_complete(context, SEGMENTS, done)
+                evaluate_day(context, SEGMENTS, done, pipeline)
             if done.failure is not None:
-                failures[str(done.day)] = done.failure
+                failures[str(done.day)] = str(done.failure)
 
         if SEGMENTS in keys:
             evaluate_no_gaps(context, SEGMENTS, settings, pipeline)

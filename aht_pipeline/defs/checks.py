@@ -1,67 +1,119 @@
-"""The asset checks: each day complete, and no day about to be lost. A day that is not complete did not commit."""
+"""The asset checks: what must hold of each day, and no day about to be lost. A day that is wrong did not commit."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,  # without it the UI shows no status by day; it has no public name
 )
 
-from aht_pipeline.coverage import day_states, gaps
+from aht_pipeline.coverage import day_states, gaps, usual_volume_from
 from aht_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from aht_pipeline.pipeline import Done, Loaded, Pipeline
 
 COMPLETE = "complete"
+WITHIN_THE_DAY = "within_the_day"
+FEW_REJECTS = "few_rejects"
+USUAL_VOLUME = "usual_volume"
 NO_GAPS = "no_gaps"
+
+_OF_A_DAY = {
+    COMPLETE: "Every segment that the API reported for the day is in `aht.agent_segments` or, with its reasons, in "
+    "`aht.rejected_segments`: the day's line in the ledger adds up.",
+    WITHIN_THE_DAY: "Every segment loaded for the day closed within it, in the account's time zone.",
+    FEW_REJECTS: "Not more of the day's rows are unusable than AHT_MAX_REJECTED_PERCENT allows.",
+    USUAL_VOLUME: "The day has not far fewer segments than the same weekday of the eight weeks before. Only a warning.",
+}
+_WARNS = {USUAL_VOLUME}  # the others stop the day: what a failed one means would make a report wrong
 
 
 def check_specs(asset: dg.AssetKey, days: dg.DailyPartitionsDefinition) -> list[dg.AssetCheckSpec]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # checks by partition
-        return [
+        of_a_day = [
             dg.AssetCheckSpec(
-                COMPLETE,
-                asset=asset,
-                partitions_def=days,
-                blocking=True,
-                description="Every segment that the API reported for the day is in `aht.agent_segments` or, with its "
-                "reasons, in `aht.rejected_segments`: the day's line in the ledger adds up.",
-            ),
-            dg.AssetCheckSpec(
-                NO_GAPS,
-                asset=asset,
-                description="No day since the start date is lost, or missing with less than a week left to fetch it: "
-                "the API remembers one month.",
-            ),
+                name, asset=asset, partitions_def=days, blocking=name not in _WARNS, description=description
+            )
+            for name, description in _OF_A_DAY.items()
         ]
-
-
-def evaluate_complete(context: dg.AssetExecutionContext, asset: dg.AssetKey, done: Done[Loaded]) -> None:
-    """Tell of one day: what the ledger says, or why it says nothing. The ledger is checked in the day's transaction."""
-    load = done.result.load if done.result else None
-    figures = {
-        name: getattr(load, name)
-        for name in ("reported", "inserted", "updated", "unchanged", "rejected", "outside_day")
-        if load is not None
-    }
-    context.log_event(
-        dg.AssetCheckEvaluation(
-            asset_key=asset,
-            check_name=COMPLETE,
-            passed=load is not None,
-            blocking=True,
-            partition=str(done.day),
-            description=done.failure,
-            metadata=figures,
-            target_materialization_data=_latest_materialization(context, asset, str(done.day)),
-        )
+    no_gaps = dg.AssetCheckSpec(
+        NO_GAPS,
+        asset=asset,
+        description="No day since the start date is lost, or missing with less than a week left to fetch it: the API "
+        "remembers one month.",
     )
+    return [*of_a_day, no_gaps]
+
+
+@dataclass(frozen=True)
+class _Finding:
+    check: str
+    passed: bool
+    description: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_day(context: dg.AssetExecutionContext, asset: dg.AssetKey, done: Done[Loaded], pipeline: Pipeline) -> None:
+    """Tell of one day. What a failed check means was found in the day's transaction, and rolled it back."""
+    materialization = _latest_materialization(context, asset, str(done.day))
+    for finding in _failed(done) if done.result is None else _loaded(done.result, pipeline):
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=asset,
+                check_name=finding.check,
+                passed=finding.passed,
+                severity=dg.AssetCheckSeverity.WARN if finding.check in _WARNS else dg.AssetCheckSeverity.ERROR,
+                blocking=finding.check not in _WARNS,
+                partition=str(done.day),
+                description=finding.description,
+                metadata=finding.metadata,
+                target_materialization_data=materialization,
+            )
+        )
+
+
+def _failed(done: Done[Loaded]) -> Iterator[_Finding]:
+    """A day that failed is not complete; of the other checks only that which failed it is known."""
+    from aht_pipeline.warehouse import OutsideDay, RejectedTooMany
+
+    reason = str(done.failure)
+    yield _Finding(COMPLETE, False, reason)
+    if isinstance(done.failure, OutsideDay):
+        yield _Finding(WITHIN_THE_DAY, False, reason)
+    if isinstance(done.failure, RejectedTooMany):
+        yield _Finding(FEW_REJECTS, False, reason)
+
+
+def _loaded(loaded: Loaded, pipeline: Pipeline) -> Iterator[_Finding]:
+    from aht_pipeline.warehouse import volumes_of_the_weekday
+
+    load, day = loaded.load, loaded.stored.pull.day
+    figures = ("reported", "inserted", "updated", "unchanged", "rejected", "outside_day")
+    yield _Finding(COMPLETE, True, metadata={name: getattr(load, name) for name in figures})
+    yield _Finding(WITHIN_THE_DAY, True, metadata={"outside_day": load.outside_day})
+    percent = 100 * load.rejected / load.reported if load.reported else 0.0
+    limit = {"rejected_percent": percent, "limit_percent": float(pipeline.max_rejected_percent)}
+    yield _Finding(FEW_REJECTS, True, metadata={"rejected": load.rejected, **limit})
+
+    volumes = volumes_of_the_weekday(pipeline.warehouse, pipeline.account_id, day.date)
+    usual_from = usual_volume_from(volumes)
+    if usual_from is None:
+        yield _Finding(USUAL_VOLUME, True, "Too few of the same weekdays are loaded to say what is usual.")
+    else:
+        weekday = f"{day.date:%A}"
+        told = f"{day} has {load.reported:,} segments; on a {weekday}, {usual_from:,} or more are usual."
+        if not load.settled:
+            told += " Late ones may still come."
+        numbers = {"reported": load.reported, "usual_from": usual_from}
+        yield _Finding(USUAL_VOLUME, load.reported >= usual_from, told, numbers)
 
 
 def evaluate_no_gaps(

@@ -40,29 +40,31 @@ def pull_metadata(stored: StoredPull, seconds: float) -> dict[str, Any]:
     """What a materialisation of the raw pull says; `seconds` went by with the API and the archive."""
     return {
         "dagster/partition_row_count": stored.pull.reported,
+        "reported": stored.pull.reported,
         **_of_the_pull(stored),
-        "requests": stored.pull.requests,
-        "retries": stored.pull.retries,
         "bytes": stored.size_bytes,
-        "seconds": round(seconds, 3),
+        "seconds_api": round(seconds, 3),
     }
 
 
 def load_metadata(loaded: Loaded, seconds: float) -> dict[str, Any]:
-    """What a materialisation of the table says; `seconds` went by with the archive and the warehouse."""
+    """What a materialisation of the table says; `seconds` went by with normalising and loading."""
     load = loaded.load
     return {
         "dagster/partition_row_count": load.loaded,
         **_of_the_pull(loaded.stored),
         "reported": load.reported,
+        "loaded": load.loaded,
         "inserted": load.inserted,
         "updated": load.updated,
         "unchanged": load.unchanged,
         "rejected": load.rejected,
         "outside_day": load.outside_day,
+        "late": load.late,
         "state": "settled" if load.settled else "provisional",
         "load_id": load.load_id,
-        "seconds": round(seconds, 3),
+        "seconds_normalize": round(loaded.normalize_seconds, 3),
+        "seconds_load": round(seconds - loaded.normalize_seconds, 3),
         **({"unknown_fields": sorted(loaded.unknown_fields)} if loaded.unknown_fields else {}),
         **({"unknown_end_reasons": sorted(loaded.unknown_end_reasons)} if loaded.unknown_end_reasons else {}),
     }
@@ -76,4 +78,6 @@ def _of_the_pull(stored: StoredPull) -> dict[str, Any]:
         "pulled_at": dg.MetadataValue.timestamp(stored.pull.pulled_at),
         "complete": True,  # a pull that is not proved complete is no pull
         "archive_file": stored.file,
+        "requests": stored.pull.requests,
+        "retries": stored.pull.retries,
     }

@@ -15,6 +15,8 @@ from aht_pipeline.warehouse import day_records
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
+_PRIORITY, _BEFORE_BACKFILLS = "dagster/priority", "10"  # in the queue, where a backfill's runs have 0
+
 _WEEKLY = "45 5 * * 0"  # on Sundays, well after the night
 
 _Requests = Iterator[dg.RunRequest | dg.SkipReason]
@@ -75,5 +77,5 @@ def _requests(context: dg.ScheduleEvaluationContext, days: list[date]) -> _Reque
     for first, last in ranges(days):
         yield dg.RunRequest(
             run_key=f"{context.scheduled_execution_time.isoformat()} {first}",
-            tags={RANGE_START: str(first), RANGE_END: str(last)},
+            tags={RANGE_START: str(first), RANGE_END: str(last), _PRIORITY: _BEFORE_BACKFILLS},
         )

@@ -1,8 +1,14 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
 
 from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
-from aht_pipeline.warehouse.ledger import DayRecord, day_records, loaded_timezone, record_refusal
-from aht_pipeline.warehouse.load import LedgerMismatch, LoadFacts, LoadResult, RejectedTooMany, load_day
+from aht_pipeline.warehouse.ledger import (
+    DayRecord,
+    day_records,
+    loaded_timezone,
+    record_refusal,
+    volumes_of_the_weekday,
+)
+from aht_pipeline.warehouse.load import LedgerMismatch, LoadFacts, LoadResult, OutsideDay, RejectedTooMany, load_day
 from aht_pipeline.warehouse.locks import DayBusy
 from aht_pipeline.warehouse.merge import ForeignSegment
 from aht_pipeline.warehouse.migrate import (
@@ -22,6 +28,7 @@ __all__ = [
     "LoadFacts",
     "LoadResult",
     "NotMigrated",
+    "OutsideDay",
     "RejectedTooMany",
     "WarehouseError",
     "current_revision",
@@ -35,4 +42,5 @@ __all__ = [
     "record_refusal",
     "require_current",
     "upgrade",
+    "volumes_of_the_weekday",
 ]

@@ -30,9 +30,21 @@ _STANDING = sa.text(
     """
     SELECT
         greatest(:pulled_at, max(pulled_at) FILTER (WHERE archive_file = :archive_file)) AS as_of,
-        max(pulled_at) FILTER (WHERE archive_file <> :archive_file) AS other
+        max(pulled_at) FILTER (WHERE archive_file <> :archive_file) AS other,
+        count(*) = 0 AS is_first
     FROM aht.loads
     WHERE account_id = :account_id AND day = :day
+    """
+)
+
+
+_VOLUMES = sa.text(
+    """
+    SELECT DISTINCT ON (day) reported
+    FROM aht.loads
+    WHERE account_id = :account_id
+        AND day IN (SELECT CAST(:day AS date) - 7 * weeks FROM generate_series(1, 8) AS weeks)
+    ORDER BY day, load_id DESC
     """
 )
 
@@ -67,10 +79,12 @@ class Standing:
     as_of: when the API last said what the pull holds (UTC): a later one that was equal was loaded from the same file.
     is_newest: whether nothing newer was loaded. What an older pull says of a known segment, a newer one has confirmed
         or corrected, which the segment's own `pulled_at` does not show where it was confirmed.
+    is_first: whether nothing of the day was ever loaded.
     """
 
     as_of: datetime
     is_newest: bool
+    is_first: bool
 
 
 def standing_of(
@@ -80,7 +94,14 @@ def standing_of(
     found = connection.execute(
         _STANDING, {"account_id": account_id, "day": day, "archive_file": archive_file, "pulled_at": pulled_at}
     ).one()
-    return Standing(found.as_of, is_newest=found.other is None or found.other <= found.as_of)
+    is_newest = found.other is None or found.other <= found.as_of
+    return Standing(found.as_of, is_newest=is_newest, is_first=found.is_first)
+
+
+def volumes_of_the_weekday(warehouse: sa.Engine, account_id: str, day: date) -> list[int]:
+    """What the API reported, at last, of the eight days a week apart before this one, as far as they were loaded."""
+    with warehouse.connect() as connection:
+        return list(connection.execute(_VOLUMES, {"account_id": account_id, "day": day}).scalars())
 
 
 def day_records(warehouse: sa.Engine, account_id: str) -> dict[date, DayRecord]:

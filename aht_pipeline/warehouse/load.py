@@ -31,6 +31,10 @@ class LedgerMismatch(AhtError):
     """The rows of the batches are not as many as the pull reported: nothing was loaded."""
 
 
+class OutsideDay(AhtError):
+    """A segment of the batches did not close within the day: nothing was loaded."""
+
+
 class RejectedTooMany(AhtError):
     """More of the day's rows are unusable than is allowed: nothing was loaded."""
 
@@ -66,6 +70,7 @@ class LoadResult:
     inserted: segments that were new; updated: of which a stored value changed; unchanged: known already, or known in
     the state of a newer pull.
     rejected: rows that are now in `aht.rejected_segments`; outside_day: rows on the edge that belong to a neighbour.
+    late: of these, how many were new or changed since the day's last load; 0 in its first.
     settled: whether no late data can be missing.
     loaded_at: when the load began (UTC).
     """
@@ -77,6 +82,7 @@ class LoadResult:
     unchanged: int
     rejected: int
     outside_day: int
+    late: int
     settled: bool
     loaded_at: datetime
 
@@ -97,7 +103,8 @@ def load_day(
     `batches` makes the day's batches, each segment in one of them; they are read once, one at a time, and made again
     when the transaction lost against another one and is tried again.
 
-    Raises DayBusy, ForeignSegment, LedgerMismatch, RejectedTooMany, WarehouseError, and whatever the batches raise.
+    Raises DayBusy, ForeignSegment, LedgerMismatch, OutsideDay, RejectedTooMany, WarehouseError, and whatever the
+    batches raise.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -136,6 +143,7 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
     mended: list[str] = []
     create_stage(connection)
     for batch in batches:
+        _refuse_outside_day(facts, batch)
         merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at, is_newest)
         keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at, is_newest)
         if unresolved:
@@ -153,7 +161,18 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
             f"day {facts.day} of account {facts.account_id}: {facts.reported} segments were reported, but "
             f"{tally.rows} rows came out of {facts.archive_file}. Nothing was loaded; pull the day again."
         )
-    return _enter(connection, facts, tally, loaded_at)
+    return _enter(connection, facts, tally, loaded_at, is_first=standing.is_first)
+
+
+def _refuse_outside_day(facts: LoadFacts, batch: SegmentBatch) -> None:
+    """Normalising leaves no such row; reports by day would be wrong if it ever did."""
+    window, closes = facts.day.window, batch.frame["end_time"]
+    outside = batch.frame[(closes < window.start) | (closes >= window.end)]
+    if len(outside):
+        raise OutsideDay(
+            f"day {facts.day} of account {facts.account_id}: segment {outside['segment_id'].iloc[0]} closed outside "
+            f"the day, {window}. Nothing was loaded."
+        )
 
 
 def _refuse_too_many(facts: LoadFacts, tally: _Tally, reasons: Counter[str]) -> None:
@@ -168,7 +187,9 @@ def _refuse_too_many(facts: LoadFacts, tally: _Tally, reasons: Counter[str]) -> 
     )
 
 
-def _enter(connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at: datetime) -> LoadResult:
+def _enter(
+    connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at: datetime, *, is_first: bool
+) -> LoadResult:
     """Write the ledger's row."""
     window, settled = facts.day.window, facts.day.is_settled_by(facts.pulled_at)
     load_id = connection.execute(
@@ -203,6 +224,7 @@ def _enter(connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at
         unchanged=tally.unchanged,
         rejected=tally.rejected,
         outside_day=tally.outside_day,
+        late=0 if is_first else tally.inserted + tally.updated,
         settled=settled,
         loaded_at=loaded_at,
     )
