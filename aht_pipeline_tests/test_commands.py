@@ -83,6 +83,18 @@ def test_a_day_that_the_api_has_forgotten_is_lost_and_the_night_leaves_it_alone(
     assert len(asked) >= 27
 
 
+def test_a_day_that_the_api_refused_is_lost_though_its_age_alone_does_not_say_so(
+    tmp_path: Path, database_url: str
+) -> None:
+    refused = days_ago(28)
+    with Simulator(ExplicitTraffic(), now=lambda: datetime.now(UTC) + timedelta(days=4)) as forgetful:
+        account = of_account(tmp_path, forgetful, database_url, start=refused)
+        done = account.run("load", "--from", refused, "--to", refused, exit_code=1)
+    assert f"aht-pipeline load --from {refused} --to {refused} --replay" in done.stdout
+    states = [day["state"] for day in account.status(exit_code=1)["days"]]
+    assert states == ["lost"] + ["missing"] * 27
+
+
 @pytest.mark.parametrize(
     ("days", "complaint"),
     [
