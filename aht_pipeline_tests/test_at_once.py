@@ -27,7 +27,7 @@ from aht_pipeline.warehouse import (
 )
 from aht_pipeline_tests.loading import DAY, PULLED_AT, batch, facts, query, segment
 from aht_pipeline_tests.outside import Outside, days_ago, of_account
-from aht_pipeline_tests.test_dagster import Ui, running_ui
+from aht_pipeline_tests.test_dagster import running_ui
 from aht_pipeline_tests.test_killed import assert_every_row_is_accounted_for
 
 DAYS = 6
@@ -57,7 +57,10 @@ def expected(simulator: Simulator) -> int:
 
 def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: Outside, simulator: Simulator) -> None:
     with running_ui(account) as ui:
-        backfills = [launched(ui, first=DAYS, last=2), launched(ui, first=DAYS - 1, last=1)]
+        backfills = [
+            ui.launch_backfill(days_ago(DAYS), days_ago(2)),
+            ui.launch_backfill(days_ago(DAYS - 1), days_ago(1)),
+        ]
         done = at_once(
             account,
             ("load", "--from", days_ago(DAYS)),
@@ -77,19 +80,6 @@ def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: O
     assert account.query("SELECT count(*), sum(inserted), sum(updated) FROM aht.loads") == [
         (of_loads + of_backfills, expected(simulator), 0)
     ]
-
-
-def launched(ui: Ui, first: int, last: int) -> str:
-    """The id of a backfill of these days, both in, that was asked for in the UI."""
-    answer = ui.ask(
-        "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) "
-        "{ ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
-        params={
-            "assetSelection": [{"path": ["raw_agent_segments"]}, {"path": ["agent_segments"]}],
-            "partitionNames": [str(days_ago(day)) for day in range(first, last - 1, -1)],
-        },
-    )
-    return str(answer["launchPartitionBackfill"]["backfillId"])
 
 
 def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_truth(database_url: str) -> None:

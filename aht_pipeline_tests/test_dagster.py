@@ -72,6 +72,18 @@ class Ui:
             for node in nodes
         }
 
+    def launch_backfill(self, first: date, last: date, *assets: str) -> str:
+        """Ask for a backfill of these days, both in; its id."""
+        launched = self.ask(
+            "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) "
+            "{ ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            params={
+                "assetSelection": [{"path": [asset]} for asset in assets or ("raw_agent_segments", "agent_segments")],
+                "partitionNames": [str(day) for day in date_range(first, last)],
+            },
+        )["launchPartitionBackfill"]
+        return str(launched["backfillId"])
+
     def backfill_ends(self, backfill_id: str) -> str:
         """Wait for a backfill (its daemon looks for work every 30 s) and return its last status."""
         give_up_at = time.monotonic() + 180
@@ -122,15 +134,7 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
         }
         assert simulator.requests == []  # nothing is loaded before the first tick
 
-        launched = ui.ask(
-            "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) "
-            "{ ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
-            params={
-                "assetSelection": [{"path": ["raw_agent_segments"]}, {"path": ["agent_segments"]}],
-                "partitionNames": sorted(everything),
-                "title": "Twelve days",
-            },
-        )["launchPartitionBackfill"]["backfillId"]
+        launched = ui.launch_backfill(FIRST, YESTERDAY)
         assert ui.backfill_ends(launched) == "COMPLETED_FAILED"
         assert len(ui.runs_of(launched)) == 1
         assert ui.days("MATERIALIZED") == in_both_assets(everything - {str(POISONED)})
@@ -306,7 +310,7 @@ def test_a_day_with_too_many_rejects_fails_its_check_and_nothing_of_it_is_loaded
     account: Outside, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.traffic = ExplicitTraffic(
-        segment(100 * age + number, noon_of(days_ago(age)), **({"agentId": None} if number < bad else {}))
+        segment(100 * age + number, noon_of(days_ago(age)), agentId=None if number < bad else 7)
         for age, bad in ((1, 3), (2, 2), (3, 0))
         for number in range(8)
     )

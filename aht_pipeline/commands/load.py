@@ -16,7 +16,7 @@ import click
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.coverage import ranges
 from aht_pipeline.days import date_range, yesterday
-from aht_pipeline.errors import SettingsError
+from aht_pipeline.errors import AhtError, SettingsError
 from aht_pipeline.home import open_warehouse, prepare_dagster_home
 from aht_pipeline.settings import Settings
 
@@ -64,7 +64,7 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
     end_runs_of_the_dead(settings)
     outcome = Outcome()
     days = sum((last - first).days + 1 for first, last in spans)
-    with _progress(days) as tell, dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, _alerts(instance, settings), _progress(days) as tell:
 
         def announce(key: dg.AssetKey, done: Done[Any]) -> None:
             if key != SEGMENTS:  # a day whose pull failed is told of here, too
@@ -94,6 +94,23 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
             _note_what_never_ran(result, outcome, first, last)
     _tell_the_end(outcome, days)
     return outcome
+
+
+@contextmanager
+def _alerts(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
+    """Tell of what fails meanwhile, as the daemon would: a scheduled `load` may be all that runs here."""
+    if not settings.alert_webhook_url:
+        yield
+        return
+    from aht_pipeline.defs import alerts
+
+    alerts.begin(instance, settings)
+    yield
+    try:
+        alerts.tell_of_runs(instance, settings)
+        alerts.tell_of_gaps(instance, settings)
+    except AhtError as failure:  # the days are loaded all the same
+        click.echo(f"aht-pipeline: {failure}", err=True)
 
 
 def _note_what_never_ran(result: dg.ExecuteInProcessResult, outcome: Outcome, first: date, last: date) -> None:

@@ -52,8 +52,8 @@ def run_up(port: int | None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a script's `&` left SIGINT ignored
         signal.signal(number, lambda *_: stop.set())
-    with _dagster(settings, port, running) as processes:
-        url = f"http://{_HOST}:{port}"
+    url = f"http://{_HOST}:{port}"
+    with _dagster(settings, port, url, running) as processes:
         click.echo(f"Starting Dagster; its logs are in {_logs(settings)} ...")
         if _wait_until_ready(url, processes, stop):
             click.echo(f"Dagster UI: {url}")
@@ -128,7 +128,9 @@ class _Running:
 
 
 @contextmanager
-def _dagster(settings: Settings, port: int, running: _Running) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _dagster(
+    settings: Settings, port: int, url: str, running: _Running
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """The webserver and the daemon, each with its own log; both are stopped at the end, with all they started."""
     module = ["-m", "aht_pipeline.definitions"]
     commands = {
@@ -145,7 +147,7 @@ def _dagster(settings: Settings, port: int, running: _Running) -> Iterator[dict[
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own command line
                     [sys.executable, *arguments],
                     cwd=settings.home,  # not the caller's directory, whose .env is read already
-                    env=process_environment(settings) | {"TMPDIR": sockets},
+                    env={"AHT_UI_URL": url} | process_environment(settings) | {"TMPDIR": sockets},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from aht_pipeline.defs.alerts import alert_sensors
 from aht_pipeline.defs.assets import Announce, segments_by_day
 from aht_pipeline.defs.resources import pipeline_resource
 from aht_pipeline.defs.schedules import nightly, weekly
@@ -21,6 +22,7 @@ def build_defs(settings: Settings, announce: Announce | None = None) -> dg.Defin
     return dg.Definitions(
         assets=[assets],
         schedules=[nightly(settings, assets), weekly(settings, assets)],
+        sensors=alert_sensors(settings),
         resources={"pipeline": pipeline_resource(settings)},
         executor=dg.in_process_executor,  # a process a step costs seconds, and a day's memory is small
     )

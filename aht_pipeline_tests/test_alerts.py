@@ -1,0 +1,148 @@
+"""What failed is posted once, with a link, to a webhook that may be dead; and a dead one harms no load."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from aht_pipeline.alerts import AlertFailed, post
+from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
+from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, of_account
+from aht_pipeline_tests.test_dagster import Ui, noon_of
+
+SECRET_PATH = "/services/T0/B0/very-secret"
+POISONED = days_ago(2)
+
+
+class Webhook:
+    """An incoming webhook of one's own: keeps what it is sent, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.texts: list[str] = []
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == SECRET_PATH and webhook.status == 200:
+                    webhook.texts.append(json.loads(body)["text"])
+                self.send_response(webhook.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}{SECRET_PATH}"
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    running = Webhook()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(GeneratedTraffic(segments_per_day=20)) as running:
+        yield running
+
+
+@pytest.fixture
+def account(tmp_path: Path, simulator: Simulator, database_url: str, webhook: Webhook) -> Outside:
+    outside = of_account(tmp_path, simulator, database_url, start=days_ago(4))
+    outside.variables["AHT_ALERT_WEBHOOK_URL"] = webhook.url
+    return outside
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up_at, "it did not come to pass"
+        time.sleep(0.2)
+
+
+def test_a_load_tells_what_failed_in_it_once(account: Outside, simulator: Simulator, webhook: Webhook) -> None:
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    account.run("load", exit_code=1, AHT_UI_URL="https://dagster.example.test/")
+    run, check = webhook.texts
+    assert run.startswith("aht_pipeline, account demo: a run failed. 1 of 4 days failed")
+    assert check.startswith(f"aht_pipeline, account demo: the check complete failed for 1 day.\n{POISONED}: ")
+    assert "403" in run
+    assert "https://dagster.example.test/runs/" in run.splitlines()[-1]
+    assert run.splitlines()[-1] == check.splitlines()[-1]
+
+    simulator.set_faults()
+    account.run("load")
+    assert len(webhook.texts) == 2
+
+
+def test_a_dead_webhook_harms_no_load_and_is_told_later(
+    account: Outside, simulator: Simulator, webhook: Webhook
+) -> None:
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    webhook.status = 503
+    done = account.run("load", exit_code=1)
+    assert "3 of 4 days are complete" in done.stdout
+    assert "the webhook of AHT_ALERT_WEBHOOK_URL answered with status 503" in done.stderr
+    account.run("load", exit_code=1, AHT_ALERT_WEBHOOK_URL="http://127.0.0.1:9/nobody-listens")
+    assert webhook.texts == []
+
+    simulator.set_faults()
+    webhook.status = 200
+    done = account.run("load")
+    assert ["a run failed" in text for text in webhook.texts] == [True, False, True]
+    assert "very-secret" not in done.stdout + done.stderr + "".join(webhook.texts)
+
+
+def test_the_daemon_tells_of_runs_and_gaps_once_with_a_link_to_the_ui(
+    account: Outside, simulator: Simulator, webhook: Webhook
+) -> None:
+    account.variables["AHT_START_DATE"] = str(days_ago(40))
+    account.run("load", "--from", days_ago(24), "--to", days_ago(23), AHT_ALERT_WEBHOOK_URL="")
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    with account.up() as url:
+        eventually(lambda: len(webhook.texts) == 1)
+        (gap,) = webhook.texts
+        assert "may be lost for ever from" in gap
+        assert f"{days_ago(40)}" in gap  # lost already
+        assert gap.endswith(f"{url}/assets/agent_segments")
+        Ui(url).launch_backfill(POISONED, YESTERDAY)
+        eventually(lambda: len(webhook.texts) == 3)
+        account.run("load", "--from", POISONED, exit_code=1)
+    _, run, check, run_again = webhook.texts
+    assert "a run failed" in run
+    assert "the check complete failed for 1 day" in check
+    assert f"{url}/runs/" in run
+    assert "a run failed" in run_again  # but its check is no news
+
+
+def test_a_check_that_fails_again_is_no_news(account: Outside, simulator: Simulator, webhook: Webhook) -> None:
+    account.variables["AHT_START_DATE"] = str(days_ago(29))
+    usual = [(1 + 7 * weeks, 40) for weeks in range(1, 5)]
+    for age, volume in [*usual, (1, 3)]:
+        simulator.traffic = ExplicitTraffic(
+            segment(100 * age + number, noon_of(days_ago(age))) for number in range(volume)
+        )
+        account.run("load", "--from", days_ago(age), "--to", days_ago(age))
+    account.run("load", "--from", YESTERDAY, "--replay")
+    low = [text for text in webhook.texts if "usual_volume" in text]
+    assert [f"{YESTERDAY} has 3 segments" in text for text in low] == [True]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/secret", "http://256.1.1.1/secret", "http://[::1]:9/secret"])
+def test_a_webhook_that_cannot_be_reached_is_told_without_its_url(url: str) -> None:
+    with pytest.raises(AlertFailed) as failure:
+        post(url, "text")
+    assert "secret" not in str(failure.value)
+    assert failure.value.__cause__ is None
