@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -53,7 +53,7 @@ def _https(value: str) -> str:
         raise ValueError("must be a URL that begins with https://")
     if url.scheme == "http" and not is_loopback(url.hostname):
         raise ValueError(
-            "must begin with https://: credentials go there, and http is for a server on this machine only"
+            "must begin with https://: secrets go there, and http is for a server on this machine only"
         )
     if "@" in url.netloc:
         raise ValueError("must hold no user and password: they have variables of their own")
@@ -67,8 +67,8 @@ def _web(value: str) -> str:
     return value.rstrip("/")
 
 
-def _secret_web(value: SecretStr) -> SecretStr:
-    _web(value.get_secret_value())
+def _secret_https(value: SecretStr) -> SecretStr:
+    _https(value.get_secret_value())
     return value
 
 
@@ -76,6 +76,8 @@ def _postgres(value: SecretStr) -> SecretStr:
     url = _split(value.get_secret_value())
     if url.scheme not in _POSTGRES:
         raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
+    if "\0" in unquote(value.get_secret_value()):
+        raise ValueError("must not hold %00, the NUL character")
     for name in _SECRET_PARAMETERS & parse_qs(url.query).keys():
         raise ValueError(
             f"must not hold the parameter {name}, which would be shown with the host: a password goes in "
@@ -138,7 +140,7 @@ class Variables(BaseSettings):
     warehouse_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
     warehouse_admin_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
     dagster_home: Path | None = None
-    aht_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_web)] | None = None
+    aht_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_https)] | None = None
     aht_ui_url: Annotated[str, AfterValidator(_web)] | None = None
 
     @property

@@ -83,5 +83,5 @@ def test_every_setting_is_in_the_readme_and_in_the_example() -> None:
     example = (CHECKOUT / ".env.example").read_text()
     for name in Variables.model_fields:
         assert f"`{name.upper()}`" in README, name
-        if name not in ("liveperson_api_url", "liveperson_domain_api_url", "aht_alert_webhook_url", "aht_ui_url"):
+        if name not in ("liveperson_api_url", "liveperson_domain_api_url"):
             assert f"\n{name.upper()}=" in example, name

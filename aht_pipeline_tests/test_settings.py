@@ -59,11 +59,13 @@ def read(variables: pytest.MonkeyPatch, **values: str) -> Settings:
         ("LIVEPERSON_CLIENT_ID", {"LIVEPERSON_CLIENT_SECRET": "a"}),
         ("LIVEPERSON_ACCESS_TOKEN_SECRET", {"LIVEPERSON_APP_KEY": "a", "LIVEPERSON_APP_SECRET": "b"}),
         ("WAREHOUSE_URL", {"WAREHOUSE_URL": "mysql://user:the-secret@host/db"}),
+        ("WAREHOUSE_URL", {"WAREHOUSE_URL": "postgresql://user:the-secret%00@host/db"}),
         ("WAREHOUSE_URL", {"WAREHOUSE_URL": "postgresql://host/db?user=user&password=the-secret"}),
         ("WAREHOUSE_URL", {"WAREHOUSE_URL": "postgresql://user:the-secret\u2100@host/db"}),
         ("WAREHOUSE_ADMIN_URL", {"WAREHOUSE_ADMIN_URL": "postgresql://host/db?sslpassword=the-secret"}),
         ("AHT_START_DATE", {"WAREHOUSE_URL": "postgresql://user:the-secret@host/db"}),
         ("AHT_ALERT_WEBHOOK_URL", {"AHT_ALERT_WEBHOOK_URL": "the-secret"}),
+        ("AHT_ALERT_WEBHOOK_URL", {"AHT_ALERT_WEBHOOK_URL": "http://hooks.example.test/the-secret"}),
         ("AHT_ALERT_WEBHOOK_URL", {"AHT_ALERT_WEBHOOK_URL": "https://the-secret\u2100/"}),
     ],
 )
