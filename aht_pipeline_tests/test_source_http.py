@@ -139,6 +139,12 @@ class TestAFault:
         assert len(waits) == 3
         assert all("internalCode" in wait for wait in waits)
 
+    def test_is_told_in_the_words_of_its_page_where_it_is_html(self, reading: Reading) -> None:
+        sim = reading.simulator([], faults=[HtmlError(502)])
+
+        with pytest.raises(ApiError, match=r"502 Bad Gateway: 502 502 from a gateway; given up"):
+            ask(reading.api(sim))
+
     @pytest.mark.parametrize("on", [Endpoint.TOKEN, Endpoint.DOMAIN])
     @pytest.mark.parametrize("fault", [HtmlError, ErrorStatus])
     def test_of_token_and_domain_is_outlasted_too(
@@ -162,6 +168,16 @@ class TestAFault:
 
     def test_is_waited_for_as_documented(self) -> None:
         assert Pacing().after_faults_s == (5, 10, 15)
+
+    def test_is_repeated_after_each_pause_in_turn(self, reading: Reading) -> None:
+        pauses_s = (0.1, 0.2, 0.3)
+        sim = reading.simulator([], faults=[ErrorStatus(503, when=When(first=3))])
+
+        ask(reading.api(sim, pacing=replace(FAST, after_faults_s=pauses_s)))
+
+        started_s = [request.started_s for request in sim.segment_requests]
+        waited_s = [later - earlier for earlier, later in zip(started_s, started_s[1:], strict=False)]
+        assert [waited >= pause for waited, pause in zip(waited_s, pauses_s, strict=True)] == [True] * 3
 
 
 class Test429:
