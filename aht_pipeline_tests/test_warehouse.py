@@ -598,6 +598,23 @@ def test_a_segment_that_a_newer_pull_of_another_day_loads_meanwhile_is_not_overw
     assert query(warehouse, "SELECT end_time FROM aht.agent_segments") == [NEXT_DAY.window.start]
 
 
+def test_the_rows_of_a_batch_are_locked_in_the_order_of_their_key(warehouse: sa.Engine) -> None:
+    """Else two loads that restate the same segments could each hold what the other waits for."""
+    load(warehouse, batch(segment(1), segment(2)))
+    backwards = batch(segment(2, total_handle_time_ms=2), segment(1, total_handle_time_ms=1))
+
+    with ThreadPoolExecutor(1) as pool, warehouse.connect() as rival:
+        rival.execute(sa.text("SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%1' FOR UPDATE"))
+        waiting = pool.submit(load, warehouse, backwards, pulled_at=LATER)
+        eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
+
+        assert query(
+            warehouse, "SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%2' FOR UPDATE SKIP LOCKED"
+        ) == [1]
+        rival.rollback()
+        assert waiting.result().updated == 2
+
+
 def test_a_load_that_loses_a_deadlock_is_tried_again(url: str, warehouse: sa.Engine) -> None:
     load(warehouse, batch(segment(1), segment(2)))
     rounds: list[int] = []
