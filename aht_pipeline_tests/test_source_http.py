@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import email.utils
 import html
+import itertools
 import json
 import logging
 import re
@@ -49,7 +50,7 @@ from aht_pipeline.source import AhtApi, ApiError, Pacing, Refused, SegmentQuery,
 from aht_pipeline.source.api import Reply
 from aht_pipeline.source.auth import SignedByApp
 from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
-from aht_pipeline.source.http import Http
+from aht_pipeline.source.http import Http, _Patience, _TooMany
 from aht_pipeline.source.throttle import Throttle
 from aht_pipeline_tests.reading import (
     APP_KEYS,
@@ -176,8 +177,14 @@ class TestAFault:
         ask(reading.api(sim, pacing=replace(FAST, after_faults_s=pauses_s)))
 
         started_s = [request.started_s for request in sim.segment_requests]
-        waited_s = [later - earlier for earlier, later in zip(started_s, started_s[1:], strict=False)]
+        waited_s = [later - earlier for earlier, later in itertools.pairwise(started_s)]
         assert [waited >= pause for waited, pause in zip(waited_s, pauses_s, strict=True)] == [True] * 3
+
+    def test_is_not_waited_for_longer_than_in_all(self, reading: Reading) -> None:
+        sim = reading.simulator([], faults=[ErrorStatus(503)])
+
+        with pytest.raises(ApiError, match=r"503 .*given up at attempt 1"):
+            ask(reading.api(sim, pacing=replace(FAST, after_faults_s=(60, 60, 60), total_s=30)))
 
 
 class Test429:
@@ -252,9 +259,18 @@ class Test429:
 
         assert len(sim.segment_requests) < 4
 
-    def test_is_waited_for_a_second_at_least_and_longer_each_time(self) -> None:
-        assert Pacing().after_429_s >= 1
-        assert Pacing().longest_429_s > Pacing().after_429_s
+    def test_is_waited_for_a_second_at_first_and_longer_each_time_and_not_by_all_alike(self) -> None:
+        def pauses_s() -> list[float]:
+            patience, pauses = _Patience(Pacing()), []
+            for _ in shortest_s:
+                patience.spend(_TooMany("429", retry_after_s=None))
+                pauses.append(patience.pause_s)
+            return pauses
+
+        shortest_s = (1, 2, 4, 8, 16, 32, 60)
+        ours, theirs = pauses_s(), pauses_s()
+        assert all(least <= pause <= 1.25 * least for least, pause in zip(shortest_s, ours, strict=True))
+        assert ours != theirs
 
 
 class TestTheThrottle:
