@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import dagster as dg
@@ -123,7 +122,7 @@ def command_of(unit: Path, what: str = "ExecStart") -> list[str]:
 
 
 @contextmanager
-def services(environment: dict[str, str]) -> Iterator[tuple[Ui, list[psutil.Process]]]:
+def services(environment: dict[str, str]) -> Iterator[tuple[Ui, list[psutil.Popen]]]:
     """Both services as their units start them, the UI on a port of its own; ended as systemd ends them."""
     port = free_port()
     commands = [command_of(unit) for unit in UNITS]
@@ -155,7 +154,8 @@ def answers(ui: Ui) -> bool:
 
 def states_of_schedules(ui: Ui) -> dict[str, str]:
     locations = ui.ask(
-        "{ repositoriesOrError { ... on RepositoryConnection { nodes { schedules { name scheduleState { status } } } } } }"
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { schedules { name scheduleState { status } } } } "
+        "} }"
     )["repositoriesOrError"]["nodes"]
     return {one["name"]: one["scheduleState"]["status"] for node in locations for one in node["schedules"]}
 
@@ -168,15 +168,15 @@ def all_healthy(ui: Ui) -> bool:
     return {"SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING"} <= required.keys() and all(required.values())
 
 
-def command_lines(process: psutil.Process) -> list[str]:
+def command_lines(process: psutil.Popen) -> list[str]:
     return [" ".join(one.cmdline()) for one in [process, *process.children(recursive=True)]]
 
 
-def until(done: Any, processes: list[Any] | None = None) -> None:
+def until(done: Callable[[], bool], processes: Sequence[psutil.Popen] = ()) -> None:
     give_up_at = time.monotonic() + READY_S
     while not done():
         assert time.monotonic() < give_up_at, "not ready"
-        assert all(process.poll() is None for process in processes or ()), "a service ended by itself"
+        assert all(process.poll() is None for process in processes), "a service ended by itself"
         time.sleep(0.5)
 
 
