@@ -351,8 +351,10 @@ class TestAnAnswerThatIsFinal:
 
 class TestOverTls:
     def test_a_certificate_that_is_not_trusted_is_told_and_not_tried_again(
-        self, reading: Reading, tmp_path: Path
+        self, reading: Reading, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # they would switch the check on where we did not
+            monkeypatch.delenv(name, raising=False)
         with tls_server(tmp_path) as port, pytest.raises(ApiError, match="certificate is not trusted") as failure:
             ask(reading.api(f"https://127.0.0.1:{port}"))
 
