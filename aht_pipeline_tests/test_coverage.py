@@ -59,6 +59,14 @@ def test_a_night_reads_what_is_missing_or_not_settled_and_leaves_the_lost_alone(
     assert days_in_memory(states, now)[0] == date(2026, 3, 9)  # 28 days before its midnight have not gone by
 
 
+def test_the_week_reads_settled_days_too_and_the_night_leaves_them() -> None:
+    now = datetime(2026, 4, 5, 3, 15, tzinfo=UTC)
+    days = list(date_range(START, date(2026, 4, 4)))
+    states = day_states({day: loaded(day) for day in days}, START, "UTC", now)
+    assert days_in_memory(states, now) == days[8:]
+    assert days_of_the_night(states, 2, now) == days[-2:]
+
+
 def test_a_gap_is_told_a_week_before_it_may_be_lost_and_not_earlier() -> None:
     missing = Day(START, "UTC")
     a_week_before = missing.may_be_lost_after - timedelta(days=7)

@@ -603,6 +603,7 @@ WAYS_TO_ECHO: dict[str, Callable[[str], object]] = {
     "plain": lambda echoed: echoed.encode(),
     "quoted": lambda echoed: quote(echoed).encode(),
     "form": lambda echoed: quote_plus(echoed).encode(),
+    "cut through": lambda echoed: f"{'x' * 480} {echoed}".encode(),
     "far down": lambda echoed: (f"<{'x' * 1985}>" + echoed).encode(),
 }
 
