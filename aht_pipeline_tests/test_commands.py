@@ -93,6 +93,7 @@ def test_a_day_that_the_api_refused_is_lost_though_its_age_alone_does_not_say_so
     assert f"aht-pipeline load --from {refused} --to {refused} --replay" in done.stdout
     states = [day["state"] for day in account.status(exit_code=1)["days"]]
     assert states == ["lost"] + ["missing"] * 27
+    assert f"{refused}: lost, the API no longer has them." in account.run("status", exit_code=1).stderr
 
 
 @pytest.mark.parametrize(
