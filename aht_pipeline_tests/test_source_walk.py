@@ -93,14 +93,25 @@ def test_a_quiet_day_is_proved_in_one_walk_with_every_segment_once(reading: Read
 
 
 def test_a_day_that_fits_one_page_takes_one_request(reading: Reading, pages: Pages) -> None:
-    rows = rows_of(DAY, 4)
+    rows = rows_of(DAY, 3)
     sim = reading.simulator(rows)
 
     pull = pull_day(reading.api(sim, page_size=4), DAY, pages, NOW)
 
     assert (offsets(sim), limits(sim)) == ([0], [4])
     assert sorted(pages.ids) == sorted(ids(rows))
-    assert (pull.reported, pull.requests) == (4, 1)
+    assert (pull.reported, pull.requests) == (3, 1)
+
+
+def test_a_last_page_that_is_full_is_followed_by_one_that_must_be_empty(reading: Reading, pages: Pages) -> None:
+    rows = rows_of(DAY, 4)
+    sim = reading.simulator(rows)
+
+    pull = pull_day(reading.api(sim, page_size=4), DAY, pages, NOW)
+
+    assert offsets(sim) == [0, 4]
+    assert sorted(pages.ids) == sorted(ids(rows))
+    assert (pull.reported, pull.requests) == (4, 2)
 
 
 def test_an_empty_day_is_proved_by_one_empty_page(reading: Reading, pages: Pages) -> None:
@@ -185,7 +196,32 @@ class OneTie:
     def __call__(self, asked: Asked) -> Answer:
         start, end = asked.window
         inside = [row for row in self.rows if to_millis(start) <= row["endTimeL"] <= to_millis(end)]
-        return reply(asked, inside[: self.page_size], pagination={"count": len(inside)})
+        page = inside[: self.page_size] if int(asked.query["offset"]) < len(inside) else []
+        return reply(asked, page, pagination={"count": len(inside)})
+
+
+class CountOfThePage:
+    """Says of each page how many rows it holds, and not how many there are."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __call__(self, asked: Asked) -> Answer:
+        start, end = asked.window
+        inside = [row for row in self.rows if to_millis(start) <= row["endTimeL"] <= to_millis(end)]
+        offset, limit = int(asked.query["offset"]), int(asked.query["limit"])
+        page = inside[offset : offset + limit]
+        return reply(asked, page, pagination={"count": len(page)})
+
+
+def test_a_count_of_the_page_is_not_taken_for_that_of_the_day(reading: Reading, pages: Pages) -> None:
+    rows = rows_of(DAY, 12)
+    server = reading.scripted(CountOfThePage(rows))
+
+    pull = pull_day(reading.api(server, page_size=5), DAY, pages, NOW)
+
+    assert pull.reported == 12
+    assert sorted(set(pages.ids)) == sorted(ids(rows))
 
 
 @pytest.mark.parametrize(("by", "figures"), [(1, ("10 distinct", "11")), (-1, ("10 distinct", "9"))])
@@ -669,7 +705,7 @@ class TestConcurrency:
         in_flight = [request.in_flight for request in sim.segment_requests]
         assert max(in_flight[:15]) <= 2
         assert max(in_flight[-30:]) == 4
-        assert (pull.reported, pull.requests, pull.retries) == (100, 101, 1)
+        assert (pull.reported, pull.requests, pull.retries) == (100, 102, 1)
 
     def test_two_days_share_it(self, reading: Reading) -> None:
         days = [DAY, Day(date(2026, 3, 11), "UTC")]

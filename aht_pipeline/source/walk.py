@@ -158,11 +158,16 @@ class _Walk:
         return sum(len(keys) for keys in self.keys)
 
     @property
+    def served(self) -> int:
+        """Replies that held any rows."""
+        return sum(len(keys) > 0 for keys in self.keys)
+
+    @property
     def proves_itself(self) -> bool:
         """The count stood still and every segment of it is here; in a single reply, as many rows as it counts."""
         if self.count is None or self.moved_to is not None:
             return False
-        return self.count == (self.rows if self.pages == 1 else len(_distinct(self.keys)))
+        return self.count == (self.rows if self.served <= 1 else len(_distinct(self.keys)))
 
     def repeats(self, previous: _Walk) -> bool:
         """Two walks without a count that saw the same."""
@@ -171,8 +176,7 @@ class _Walk:
 
     def is_one_page(self, page_size: int) -> bool:
         """Whether one reply holds all there is to read, by size and by what was served: no half of it can do better."""
-        served = sum(len(keys) > 0 for keys in self.keys)
-        return served <= 1 and (self.rows if self.count is None else self.count) <= page_size
+        return self.served <= 1 and (self.rows if self.count is None else self.count) <= page_size
 
     def figures(self) -> str:
         seen = f"{len(_distinct(self.keys))} distinct segments in {self.rows} rows"
@@ -219,7 +223,10 @@ def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Generator
 
 
 def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) -> Generator[Reply]:
-    """The pages after the first, in order, several on their way at once; never more than a few in memory."""
+    """The pages after the first, in order, several on their way at once; never more than a few in memory.
+
+    Where the count ends with a full page, one more: it must be empty, or the count is that of pages, not of segments.
+    """
     step = api.page_size
     starts = iter(range(len(first.page.segments), count, step))
     with _workers(api.concurrency) as (pool, abandon):
@@ -240,6 +247,8 @@ def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) ->
                 continue
             fetch_another()
             yield from replies
+    if count and count % step == 0:
+        yield api.page(query, count)
 
 
 def _range_of_pages(
