@@ -45,6 +45,8 @@ class _Commands(click.Group):
             _stop(error, _WRONG)
         except AhtError as error:
             _stop(error, _FAILED)
+        except OSError as error:
+            _stop_for_a_file(error)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return [*self.commands, "simulator"]  # in the order in which one needs them
@@ -55,6 +57,21 @@ class _Commands(click.Group):
         from aht_pipeline.simulator.command import simulator
 
         return simulator
+
+
+def _stop_for_a_file(error: OSError) -> NoReturn:
+    """A reader that goes away, as `head` does, has what it wanted; a path that cannot be used was set wrong."""
+    from aht_pipeline.commands.output import let_go_of_stdout
+
+    if error.filename is None and sys.stdout:
+        let_go_of_stdout()
+    if isinstance(error, BrokenPipeError):
+        sys.exit(0)
+    place = error.filename or "stdout"
+    _stop(
+        AhtError(f"{place}: {error.strerror}. (AHT_HOME, AHT_ARCHIVE_URL and DAGSTER_HOME say where things are.)"),
+        _WRONG,
+    )
 
 
 def _stop(error: AhtError, code: int) -> NoReturn:

@@ -16,7 +16,9 @@ from aht_pipeline.errors import CannotTell, SettingsError
 from aht_pipeline.settings import DEMO_ACCOUNT, Settings
 from aht_pipeline.warehouse import NotMigrated, engine, loaded_timezone, require_current, upgrade
 
-if TYPE_CHECKING:  # what needs no API starts without it
+if TYPE_CHECKING:  # what needs no API and no Dagster starts without them
+    import dagster as dg
+
     from aht_pipeline.pipeline import Pipeline
     from aht_pipeline.source import AhtApi
 
@@ -160,6 +162,23 @@ def prepare_dagster_home(settings: Settings) -> Path:
     return home
 
 
+@contextmanager
+def open_dagster(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, seen to work. Raises SettingsError where its file or its storage does not let it."""
+    import dagster as dg
+
+    with ExitStack() as stack:
+        try:
+            instance = stack.enter_context(dg.DagsterInstance.from_config(str(settings.dagster_home)))
+            instance.get_run_records(limit=1)
+        except Exception as error:  # noqa: BLE001 - whatever its storage raises
+            raise SettingsError(
+                f"the Dagster instance in {settings.dagster_home} cannot be used ({type(error).__name__}): check its "
+                "dagster.yaml, and that its storage is up; DAGSTER_HOME says which instance is used"
+            ) from None
+        yield instance
+
+
 def _url_without_password(url: str, pass_file: Path) -> str:
     """The same database, its password in a file for libpq: Dagster shows the URL to every user, in the process list."""
     database = sa.make_url(url)
@@ -198,6 +217,10 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+# What a run says is in the event log; capturing its stdout takes two more processes, and grows for ever.
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
 python_logs:
   managed_python_loggers: [aht_pipeline]
   python_log_level: INFO
@@ -209,6 +232,8 @@ concurrency:
     default_limit: 1
 run_monitoring:
   enabled: true
+  start_timeout_seconds: 300
+  cancel_timeout_seconds: 180
   max_runtime_seconds: 21600
 run_retries:
   enabled: true
@@ -221,5 +246,5 @@ retention:
     purge_after_days:
       skipped: 7
       success: 90
-      failure: -1
+      failure: 90
 """

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
@@ -25,6 +25,8 @@ DEMO_ACCOUNT = "demo"
 _DEFAULT_START = timedelta(days=27)  # before the first start: what the API still remembers
 _OBJECT_STORES = ("s3", "gs", "az", "file")
 _SECRET_PARAMETERS = {"password", "sslpassword", "oauth_client_secret"}
+_CRON_FIELDS = 5
+_FIRST_YEAR = 2000  # long before there was such an API; every day since the start date is looked at
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 
 
@@ -52,12 +54,28 @@ def _https(value: str) -> str:
     if url.scheme not in ("https", "http") or not url.hostname:
         raise ValueError("must be a URL that begins with https://")
     if url.scheme == "http" and not is_loopback(url.hostname):
-        raise ValueError(
-            "must begin with https://: secrets go there, and http is for a server on this machine only"
-        )
+        raise ValueError("must begin with https://: secrets go there, and http is for a server on this machine only")
     if "@" in url.netloc:
         raise ValueError("must hold no user and password: they have variables of their own")
+    _check_host(url)
     return value.rstrip("/")
+
+
+def _base(value: str) -> str:
+    url = _split(_https(value))
+    if url.query or url.fragment:
+        raise ValueError("must be the base of other URLs: no ? and no # in it")
+    return value.rstrip("/")
+
+
+def _check_host(url: SplitResult) -> None:
+    try:
+        _ = url.port
+    except ValueError:
+        raise ValueError("must name a port from 1 to 65535, if any") from None
+    name = (url.hostname or "").removesuffix(".")
+    if not (":" in name or all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in name.split("."))):
+        raise ValueError(f"names no host: {name!r} cannot be one")
 
 
 def _web(value: str) -> str:
@@ -73,10 +91,19 @@ def _secret_https(value: SecretStr) -> SecretStr:
 
 
 def _postgres(value: SecretStr) -> SecretStr:
-    url = _split(value.get_secret_value())
-    if url.scheme not in _POSTGRES:
+    text = value.get_secret_value()
+    url = _split(text)
+    if not text.startswith(tuple(f"{scheme}://" for scheme in _POSTGRES)):
         raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
-    if "\0" in unquote(value.get_secret_value()):
+    if "#" in text or "@" in url.path or "@" in url.netloc.rpartition("@")[0]:
+        raise ValueError(
+            "cannot be read: in a password or a name, write @ as %40, / as %2F, # as %23, : as %3A and % as %25"
+        )
+    try:
+        _ = url.port
+    except ValueError:
+        raise ValueError("must name one host, and a port from 1 to 65535 or none") from None
+    if "\0" in unquote(text):
         raise ValueError("must not hold %00, the NUL character")
     for name in _SECRET_PARAMETERS & parse_qs(url.query).keys():
         raise ValueError(
@@ -88,6 +115,12 @@ def _postgres(value: SecretStr) -> SecretStr:
 
 def _archive(value: str) -> str:
     scheme, separator, _ = value.partition("://")
+    if re.match(r"[A-Za-z0-9]+:(?!//)", value):
+        raise ValueError("must be a folder, or the URL of an object store with :// in it")
+    if scheme == "file" and not value.startswith("file:///"):
+        raise ValueError("must name a folder with its whole path: file:///…")
+    if separator and scheme in _OBJECT_STORES and not value.partition("://")[2].strip("/"):
+        raise ValueError("names no bucket and no folder")
     if separator and scheme not in _OBJECT_STORES:
         raise ValueError(f"must be a folder or the URL of an object store ({', '.join(_OBJECT_STORES)}://…)")
     if separator and ("@" in _split(value).netloc or "?" in value):
@@ -108,6 +141,21 @@ def _cron(value: str) -> str:
         CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         raise ValueError(f"{value!r} is no cron expression of five fields, like '15 3 * * *': {error}") from None
+    if len(value.split()) != _CRON_FIELDS or re.search(r"LW|[0-9]L", value, re.IGNORECASE):
+        raise ValueError(f"{value!r} is no cron expression that Dagster knows: five fields, like '15 3 * * *'")
+    return value
+
+
+def _day(value: object) -> object:
+    """Only as it is documented: else a number would be taken for seconds since 1970."""
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        raise ValueError("must be a day, written as 2026-11-20")
+    return value
+
+
+def _possible_start(value: date) -> date:
+    if value.year < _FIRST_YEAR:
+        raise ValueError(f"{value} is too early: nothing was counted before {_FIRST_YEAR}")
     return value
 
 
@@ -125,12 +173,12 @@ class Variables(BaseSettings):
     liveperson_app_secret: SecretStr | None = None
     liveperson_access_token: SecretStr | None = None
     liveperson_access_token_secret: SecretStr | None = None
-    liveperson_api_url: Annotated[str, AfterValidator(_https)] | None = None
-    liveperson_domain_api_url: Annotated[str, AfterValidator(_https)] = "https://api.liveperson.net"
+    liveperson_api_url: Annotated[str, AfterValidator(_base)] | None = None
+    liveperson_domain_api_url: Annotated[str, AfterValidator(_base)] = "https://api.liveperson.net"
     aht_source: Annotated[str, AfterValidator(_identifier)] = "aht_pipeline"
     aht_page_size: Annotated[int, Field(ge=1, le=500)] = 500
     aht_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-    aht_start_date: date | None = None
+    aht_start_date: Annotated[date, BeforeValidator(_day), AfterValidator(_possible_start)] | None = None
     aht_timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
     aht_lookback_days: Annotated[int, Field(ge=1, le=27)] = 3
     aht_schedule: Annotated[str, AfterValidator(_cron)] = "15 3 * * *"
@@ -197,7 +245,7 @@ class Settings:
         if self.given_start_date:
             return self.given_start_date
         if self._start_date_file.exists():
-            return date.fromisoformat(self._start_date_file.read_text().strip())
+            return self._remembered_start_date()
         return yesterday(self.timezone, datetime.now(UTC)) + timedelta(days=1) - _DEFAULT_START
 
     def remember_start_date(self) -> None:
@@ -205,6 +253,15 @@ class Settings:
         if self.warehouse_url is None and not self._start_date_file.exists():
             self.home.mkdir(parents=True, exist_ok=True)
             self._start_date_file.write_text(f"{self.start_date}\n")
+
+    def _remembered_start_date(self) -> date:
+        try:
+            return date.fromisoformat(self._start_date_file.read_text().strip())
+        except ValueError:
+            raise SettingsError(
+                f"{self._start_date_file} holds no day: write the first day to load into it, as 2026-11-20, or set "
+                "AHT_START_DATE"
+            ) from None
 
     @property
     def _start_date_file(self) -> Path:
@@ -243,8 +300,15 @@ def read_demo_settings() -> Settings:
 
 def read_variables() -> Variables:
     """The variables, each checked by itself. Raises SettingsError that names every wrong one."""
+    for name in Variables.model_fields:
+        try:
+            os.environ.get(name.upper(), "").encode()
+        except UnicodeEncodeError:
+            raise SettingsError(f"{name.upper()}: holds bytes that are no UTF-8") from None
     try:
         return Variables()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{Path('.env').absolute()} is not written in UTF-8: save it as that") from None
     except ValidationError as error:
         faults = [f"{str(fault['loc'][0]).upper()}: {_reason(fault)}" for fault in error.errors()]
         raise SettingsError("\n".join(faults)) from None
@@ -368,4 +432,7 @@ def _as_environment(variables: Variables) -> dict[str, str]:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise SettingsError(f"{path}: there is no such user (AHT_HOME, AHT_ARCHIVE_URL and DAGSTER_HOME)") from None

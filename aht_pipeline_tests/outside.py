@@ -8,7 +8,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -106,6 +107,14 @@ def of_account(directory: Path, simulator: Simulator, warehouse_url: str, start:
     )
     outside.run("migrate")
     return outside
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what another process does in its own time."""
+    give_up_at = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < give_up_at, "it did not come to pass"
+        time.sleep(0.1)
 
 
 def _free_port() -> int:

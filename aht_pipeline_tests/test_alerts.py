@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from aht_pipeline.alerts import AlertFailed, post
 from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
-from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, of_account
+from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, eventually, of_account
 from aht_pipeline_tests.test_dagster import Ui, noon_of
 
 SECRET_PATH = "/services/T0/B0/very-secret"
@@ -63,13 +62,6 @@ def account(tmp_path: Path, simulator: Simulator, database_url: str, webhook: We
     outside = of_account(tmp_path, simulator, database_url, start=days_ago(4))
     outside.variables["AHT_ALERT_WEBHOOK_URL"] = webhook.url
     return outside
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up_at, "it did not come to pass"
-        time.sleep(0.2)
 
 
 def test_a_load_tells_what_failed_in_it_once(account: Outside, simulator: Simulator, webhook: Webhook) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from aht_pipeline.simulator import ExplicitTraffic, GeneratedTraffic, Simulator, segment
-from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, of_account
+from aht_pipeline.simulator import ExplicitTraffic, GeneratedTraffic, Latency, Simulator, segment
+from aht_pipeline.warehouse import engine
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, eventually, of_account
 
 NOON = datetime.combine(YESTERDAY, time(12), UTC)
 
@@ -229,3 +235,88 @@ def test_the_version_and_the_help_need_no_settings(tmp_path: Path) -> None:
     assert "aht-pipeline, version" in wrong.run("--version").stdout
     assert "LIVEPERSON" in wrong.run("--help").stdout or "LivePerson" in wrong.run("--help").stdout
     assert "public documentation" in " ".join(wrong.run("simulator", "--help").stdout.split())
+
+
+@pytest.mark.parametrize("stdout", ["a reader that has gone", "closed", "a full disk"])
+def test_days_are_loaded_though_nobody_reads_what_is_said(account: Outside, stdout: str) -> None:
+    to = {"a reader that has gone": "| true; exit ${PIPESTATUS[0]}", "closed": ">&-", "a full disk": "> /dev/full"}
+    done = in_bash(account, f'"{COMMAND}" load {to[stdout]}')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert account.query("SELECT count(*) FROM aht.loads") == [(2,)]
+
+
+def test_segments_ends_in_peace_when_its_reader_has_enough(account: Outside, simulator: Simulator) -> None:
+    simulator.traffic = ExplicitTraffic(segment(number, NOON) for number in range(1000))
+    done = in_bash(account, f'"{COMMAND}" segments --from {YESTERDAY} | head -1; exit ${{PIPESTATUS[0]}}')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def in_bash(account: Outside, line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=account.directory,
+        env=account.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ctrl_c_ends_a_load_with_its_days_named_and_nothing_else(account: Outside, simulator: Simulator) -> None:
+    simulator.set_faults(Latency(timedelta(seconds=30)))
+    process = subprocess.Popen(
+        [str(COMMAND), "load"],
+        cwd=account.directory,
+        env=account.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    eventually(lambda: bool(simulator.segment_requests))
+    simulator.set_faults()
+    os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert f"{days_ago(2)} to {YESTERDAY}  failed: the run was interrupted before it came to this" in said
+    account.run("load")
+
+
+@pytest.mark.parametrize("variable", ["AHT_HOME", "DAGSTER_HOME"])
+def test_a_place_that_is_no_folder_is_refused_by_its_name(account: Outside, variable: str) -> None:
+    done = account.run("load", exit_code=2, **{variable: "/etc/passwd"})
+    assert "/etc/passwd" in done.stderr
+    assert variable in done.stderr
+    assert account.query("SELECT count(*) FROM aht.loads") == [(0,)]
+
+
+def test_an_instance_of_the_users_own_that_does_not_work_is_refused_before_any_work(account: Outside) -> None:
+    own = account.directory / "own-dagster"
+    own.mkdir()
+    for text in ("storage: [", "no_such_key: 1\n"):
+        (own / "dagster.yaml").write_text(text)
+        done = account.run("load", exit_code=2, DAGSTER_HOME=str(own))
+        assert f"the Dagster instance in {own} cannot be used" in done.stderr
+        assert "DAGSTER_HOME" in done.stderr
+        assert "Loading" not in done.stdout
+
+
+def test_an_env_file_in_another_encoding_is_refused(account: Outside) -> None:
+    (account.directory / ".env").write_bytes("AHT_TIMEZONE=UTC".encode("utf-16"))
+    assert ".env is not written in UTF-8" in account.run("status", exit_code=2).stderr
+
+
+def test_names_with_spaces_reach_psql(account: Outside) -> None:
+    url = sa.make_url(account.variables["WAREHOUSE_URL"])
+    with engine(account.variables["WAREHOUSE_URL"]).begin() as connection:
+        connection.execute(sa.text(f"CREATE ROLE \"{(role := f'we ird {uuid.uuid4().hex}')}\" LOGIN PASSWORD 'p w'"))
+    account.variables["WAREHOUSE_URL"] = url.set(username=role, password="p w").render_as_string(hide_password=False)
+    assert account.run("psql", "-At", "-c", "SELECT current_user").stdout.strip() == role
+
+
+@pytest.mark.parametrize("times", [("--from", "0001-01-01", "--to", "0001-01-02"), ("--to", "0001-01-01")])
+def test_segments_of_times_that_never_were_are_refused(account: Outside, times: tuple[str, ...]) -> None:
+    assert "too far away" in account.run("segments", *times, exit_code=2).stderr

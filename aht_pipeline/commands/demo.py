@@ -9,6 +9,7 @@ import click
 import sqlalchemy as sa
 
 from aht_pipeline.commands.load import materialise
+from aht_pipeline.commands.output import say
 from aht_pipeline.days import yesterday
 from aht_pipeline.home import open_warehouse
 from aht_pipeline.settings import read_demo_settings
@@ -31,7 +32,7 @@ def run_demo() -> int:
     began = time.monotonic()
     settings = read_demo_settings()
     click.echo(f"aht-pipeline: using the demo at {settings.home}: Postgres, archive and Dagster instance", err=True)
-    click.echo("The AHT API is played by a simulator: our reading of LivePerson's public documentation.")
+    say("The AHT API is played by a simulator: our reading of LivePerson's public documentation.")
     warehouse = open_warehouse(settings)
     last = yesterday(settings.timezone, datetime.now(UTC))
     first = last - timedelta(days=_DAYS - 1)
@@ -40,13 +41,13 @@ def run_demo() -> int:
         return 1
     with warehouse.connect() as connection:
         rows = connection.execute(_BY_SKILL, {"first": first, "last": last}).all()
-    click.echo(f"\nHandle time by skill, {first} to {last}, from reporting.skill_day:\n")
-    click.echo(f"{'skill':>12}{'segments':>12}{'hours':>10}{'average':>10}")
+    say(f"\nHandle time by skill, {first} to {last}, from reporting.skill_day:\n")
+    say(f"{'skill':>12}{'segments':>12}{'hours':>10}{'average':>10}")
     for row in rows:
         average = f"{row.seconds / row.segments:.0f} s"
         skill = "none" if row.skill_id is None else row.skill_id
-        click.echo(f"{skill:>12}{row.segments:>12,}{row.seconds / 3600:>10,.1f}{average:>10}")
-    click.echo(f"\nDone in {time.monotonic() - began:.0f} s. {_NEXT}")
+        say(f"{skill:>12}{row.segments:>12,}{row.seconds / 3600:>10,.1f}{average:>10}")
+    say(f"\nDone in {time.monotonic() - began:.0f} s. {_NEXT}")
     return 0
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.days import Window, from_millis, to_millis
 from aht_pipeline.errors import AhtError
-from aht_pipeline.home import NoHome, refuse_another_timezone, warehouse_url
+from aht_pipeline.home import NoHome, open_dagster, refuse_another_timezone, warehouse_url
 from aht_pipeline.settings import Settings
 from aht_pipeline.warehouse import current_revision, engine, require_current
 
@@ -85,17 +85,8 @@ def _migrations(settings: Settings) -> str:
 def _dagster(settings: Settings) -> str:
     if not settings.dagster_home.is_dir():
         return f"{settings.dagster_home} (made by the first load)"
-    import dagster as dg
-
-    try:
-        with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-            instance.get_run_records(limit=1)
-    except Exception as error:  # noqa: BLE001 - whatever its storage raises
-        raise AhtError(
-            f"the instance in {settings.dagster_home} cannot be used ({type(error).__name__}): check its dagster.yaml, "
-            "and that its storage is up; DAGSTER_HOME says which instance is used"
-        ) from None
-    return f"instance in {settings.dagster_home}"
+    with open_dagster(settings):
+        return f"instance in {settings.dagster_home}"
 
 
 _CHECKS: dict[str, Callable[[Settings], str]] = {

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aht_pipeline.commands.configured import configured
+from aht_pipeline.commands.output import say
 from aht_pipeline.coverage import ranges
 from aht_pipeline.days import date_range, yesterday
 from aht_pipeline.errors import AhtError, SettingsError
-from aht_pipeline.home import open_warehouse, prepare_dagster_home
+from aht_pipeline.home import open_dagster, open_warehouse, prepare_dagster_home
 from aht_pipeline.settings import Settings
 
 if TYPE_CHECKING:  # Dagster is imported when the settings are right and there is work
@@ -38,7 +39,7 @@ def run_load(first: date | None, last: date | None, replay: bool) -> int:
     open_warehouse(settings).dispose()
     spans = [given] if given else _spans_of_the_night(settings)
     if not spans:
-        click.echo("No day since the start date is complete yet: nothing to load.")
+        say("No day since the start date is complete yet: nothing to load.")
         return 0
     return 1 if materialise(settings, spans, replay=replay).failures else 0
 
@@ -54,8 +55,6 @@ class Outcome:
 def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) -> Outcome:
     """Materialise these ranges of days, each as one Dagster run, and tell of every day as it is done."""
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
-    import dagster as dg
-
     from aht_pipeline.commands.remains import end_runs_of_the_dead, this_process
     from aht_pipeline.defs import build_defs
     from aht_pipeline.defs.assets import RAW, SEGMENTS
@@ -64,7 +63,7 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
     end_runs_of_the_dead(settings)
     outcome = Outcome()
     days = sum((last - first).days + 1 for first, last in spans)
-    with dg.DagsterInstance.get() as instance, _alerts(instance, settings), _progress(days) as tell:
+    with open_dagster(settings) as instance, _alerts(instance, settings), _progress(days) as tell:
 
         def announce(key: dg.AssetKey, done: Done[Any]) -> None:
             if key != SEGMENTS:  # a day whose pull failed is told of here, too
@@ -156,11 +155,10 @@ def _spans_of_the_night(settings: Settings) -> list[Span]:
 def _progress(days: int) -> Iterator[Callable[[str], None]]:
     """Something that takes a line a day: above a progress bar on a terminal, plain elsewhere."""
     # Dagster catches what a run writes to stdout, and a bar needs a terminal: so a way out of our own.
-    out = os.dup(sys.stdout.fileno())
+    out = os.dup(sys.stdout.fileno()) if sys.stdout else os.open(os.devnull, os.O_WRONLY)
     if not os.isatty(out):
-        say = partial(_say, out)
-        say(f"Loading {days} {'day' if days == 1 else 'days'} ...")
-        yield say
+        _write(out, f"Loading {days} {'day' if days == 1 else 'days'} ...")
+        yield partial(_write, out)
         os.close(out)
         return
     from rich.console import Console
@@ -179,13 +177,13 @@ def _progress(days: int) -> Iterator[Callable[[str], None]]:
             yield tell
 
 
-def _say(out: int, line: str) -> None:
-    with suppress(BrokenPipeError):  # whoever listened has gone; the days are loaded all the same
+def _write(out: int, line: str) -> None:
+    with suppress(OSError):  # whoever listened has gone, or a log's disk is full: the days are loaded all the same
         os.write(out, f"{line}\n".encode())
 
 
 def _tell_the_end(outcome: Outcome, days: int) -> None:
     segments = sum(outcome.loaded.values())
-    click.echo(f"{len(outcome.loaded)} of {days} days are complete, with {segments:,} segments.")
+    say(f"{len(outcome.loaded)} of {days} days are complete, with {segments:,} segments.")
     if outcome.failures:
         click.echo(f"{len(outcome.failures)} failed: {', '.join(sorted(outcome.failures))}", err=True)

@@ -91,7 +91,12 @@ class _Lines:
 def _moment(given: datetime, timezone: str) -> datetime:
     """In UTC and whole milliseconds; a time without an offset is of the account's zone."""
     aware = given if given.tzinfo else given.replace(tzinfo=ZoneInfo(timezone))
-    return from_millis(to_millis(aware.astimezone(UTC)))
+    try:
+        moment = from_millis(to_millis(aware.astimezone(UTC)))
+        _ = moment - _LONGEST
+    except OverflowError:
+        raise SettingsError(f"{given} is too far away: no segment closed then") from None
+    return moment
 
 
 def _weeks(start: datetime, end: datetime) -> Iterator[Window]:

@@ -78,7 +78,8 @@ def engine(url: str) -> sa.Engine:
 
 def libpq_url(url: str) -> str:
     """The same URL as psql and other clients of libpq read it, password included."""
-    return _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    rendered = _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return rendered.replace(" ", "%20")  # SQLAlchemy leaves it in names, and libpq takes it for the end
 
 
 def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None:
