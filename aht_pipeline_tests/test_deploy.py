@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.test_utils import create_run_for_test
 
+from aht_pipeline.commands.remains import this_process
 from aht_pipeline.embedded import EmbeddedServer
 from aht_pipeline.settings import Variables
 from aht_pipeline.warehouse import engine
@@ -94,9 +95,7 @@ def test_what_a_power_cut_left_running_gives_its_place_back(
     environment: dict[str, str], instance: dg.DagsterInstance
 ) -> None:
     cut_off = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED)
-    loads_by_hand = create_run_for_test(
-        instance, status=dg.DagsterRunStatus.STARTED, tags={"aht_pipeline/process": f"{os.getpid()}_1.0"}
-    )
+    loads_by_hand = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=this_process())
     subprocess.run(command_of(DEPLOY / "aht-daemon.service", "ExecStartPre"), env=environment, check=True)
     assert status_of(instance, cut_off) is dg.DagsterRunStatus.FAILURE
     assert status_of(instance, loads_by_hand) is dg.DagsterRunStatus.STARTED

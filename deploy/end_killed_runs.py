@@ -4,27 +4,11 @@ After a power cut Dagster takes them for running, and lets the nights wait for t
 To be run while no daemon runs. Runs of an `aht-pipeline load` whose process lives are left alone.
 """
 
-from __future__ import annotations
-
 import dagster as dg
-import psutil
 
-TAKEN_FOR_RUNNING = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
-
-def main() -> None:
-    with dg.DagsterInstance.get() as instance:
-        for run in instance.get_runs(filters=dg.RunsFilter(statuses=TAKEN_FOR_RUNNING)):
-            process = run.tags.get("aht_pipeline/process")  # of a load by hand: its number and its start
-            if process is None or not psutil.pid_exists(int(process.split("_")[0])):
-                instance.report_run_failed(run, "The process that executed this run was killed.")
-                print(f"ended run {run.run_id}, whose process was killed")
-
+from aht_pipeline.commands.remains import end_runs_of_the_dead
 
 if __name__ == "__main__":
-    main()
+    with dg.DagsterInstance.get() as instance:
+        for run_id in end_runs_of_the_dead(instance, and_of_the_daemon=True):
+            print(f"ended run {run_id}, whose process was killed")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dagster as dg
 import psutil
 
-from aht_pipeline.settings import Settings
-
 _PROCESS = "aht_pipeline/process"
 _TAKEN_FOR_RUNNING = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -21,19 +19,19 @@ def this_process() -> dict[str, str]:
     return {_PROCESS: _name(psutil.Process())}
 
 
-def end_runs_of_the_dead(settings: Settings, *, and_of_an_earlier_up: bool = False) -> None:
+def end_runs_of_the_dead(instance: dg.DagsterInstance, *, and_of_the_daemon: bool = False) -> list[str]:
     """Mark as failed each run that a process executed which is no more, so that it keeps no place in the queue.
 
-    and_of_an_earlier_up: also the runs that no command tagged as its own; for when no `up` is running.
-    An instance that the user gave is left alone: its runs may be executed anywhere.
+    and_of_the_daemon: also the runs that no command tagged as its own; for when no daemon is running.
+    Only for an instance whose runs are all executed on this machine. Returns the ids of the runs.
     """
-    if settings.dagster_home_is_given:
-        return
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for run in instance.get_runs(filters=dg.RunsFilter(statuses=_TAKEN_FOR_RUNNING)):
-            process = run.tags.get(_PROCESS)
-            if and_of_an_earlier_up if process is None else not _lives(process):
-                instance.report_run_failed(run, "The process that executed this run was killed.")
+    ended = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_TAKEN_FOR_RUNNING)):
+        process = run.tags.get(_PROCESS)
+        if and_of_the_daemon if process is None else not _lives(process):
+            instance.report_run_failed(run, "The process that executed this run was killed.")
+            ended.append(run.run_id)
+    return ended
 
 
 def _name(process: psutil.Process) -> str:

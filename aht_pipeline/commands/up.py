@@ -24,7 +24,7 @@ import psutil
 from aht_pipeline import embedded
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.errors import AhtError
-from aht_pipeline.home import open_warehouse, prepare_dagster_home
+from aht_pipeline.home import open_dagster, open_warehouse, prepare_dagster_home
 from aht_pipeline.settings import Settings, process_environment, read_demo_settings
 
 _HOST = "127.0.0.1"
@@ -48,7 +48,8 @@ def run_up(port: int | None) -> int:
     port = _exactly(port) if port else _next_free()
     open_warehouse(settings).dispose()
     prepare_dagster_home(settings)
-    _end_what_was_killed(settings)
+    if not settings.dagster_home_is_given:  # the runs of a given one may be executed anywhere
+        _end_what_was_killed(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a script's `&` left SIGINT ignored
         signal.signal(number, lambda *_: stop.set())
@@ -82,7 +83,8 @@ def run_down() -> None:
 def _end_what_was_killed(settings: Settings) -> None:
     from aht_pipeline.commands.remains import end_runs_of_the_dead  # imports Dagster, which `down` does without
 
-    end_runs_of_the_dead(settings, and_of_an_earlier_up=True)
+    with open_dagster(settings) as instance:
+        end_runs_of_the_dead(instance, and_of_the_daemon=True)
 
 
 @dataclass(frozen=True)
