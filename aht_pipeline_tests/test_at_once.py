@@ -73,6 +73,7 @@ def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: O
         every_day = {str(days_ago(day)) for day in range(1, DAYS + 1)}
         assert ui.days("MATERIALIZED") == {"raw_agent_segments": every_day, "agent_segments": every_day}
         account.run("status", exit_code=0)
+        assert_in_turn(ui.spans_of_runs(backfills))
     assert account.query("SELECT count(*), count(DISTINCT segment_id), max(revision) FROM aht.agent_segments") == [
         (expected(simulator), expected(simulator), 1)
     ]
@@ -80,6 +81,13 @@ def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: O
     assert account.query("SELECT count(*), sum(inserted), sum(updated) FROM aht.loads") == [
         (of_loads + of_backfills, expected(simulator), 0)
     ]
+
+
+def assert_in_turn(spans: list[tuple[float, float]]) -> None:
+    """One run ended before the next began."""
+    assert len(spans) == 2
+    (_, end_of_one), (start_of_next, _) = sorted(spans)
+    assert end_of_one <= start_of_next
 
 
 def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_truth(database_url: str) -> None:

@@ -98,6 +98,16 @@ class Ui:
             status = backfill["partitionBackfillOrError"]["status"]
         return status
 
+    def spans_of_runs(self, backfill_ids: list[str]) -> list[tuple[float, float]]:
+        """When each run of these backfills started and ended, in seconds since 1970."""
+        runs = self.ask("{ runsOrError { ... on Runs { results { startTime endTime tags { key value } } } } }")
+        return [
+            (run["startTime"], run["endTime"])
+            for run in runs["runsOrError"]["results"]
+            for tag in run["tags"]
+            if tag["key"] == "dagster/backfill" and tag["value"] in backfill_ids
+        ]
+
     def runs_of(self, backfill_id: str) -> list[dict[str, str]]:
         """The tags of each run of a backfill."""
         found = self.ask(
@@ -202,13 +212,15 @@ def metadata_of(instance: dg.DagsterInstance, asset: str, day: date) -> dict[str
 
 def test_either_asset_can_be_materialised_alone(definitions: dg.Definitions, simulator: Simulator) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert not materialise(definitions, instance, YESTERDAY, YESTERDAY, "agent_segments").success
-        assert materialise(definitions, instance, YESTERDAY, YESTERDAY, "raw_agent_segments").success
+        assert not materialise(definitions, instance, days_ago(3), YESTERDAY, "agent_segments").success
+        assert simulator.requests == []
+        assert materialise(definitions, instance, days_ago(3), YESTERDAY, "raw_agent_segments").success
         requests = len(simulator.requests)
-        assert materialise(definitions, instance, YESTERDAY, YESTERDAY, "agent_segments").success
+        assert materialise(definitions, instance, days_ago(3), YESTERDAY, "agent_segments").success
         assert len(simulator.requests) == requests
         for asset in ("raw_agent_segments", "agent_segments"):
-            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {str(YESTERDAY)}
+            three_days = {str(day) for day in date_range(days_ago(3), YESTERDAY)}
+            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == three_days
 
 
 def test_a_materialisation_says_what_was_loaded(definitions: dg.Definitions, simulator: Simulator) -> None:
@@ -261,6 +273,7 @@ def spans_of(definitions: dg.Definitions, schedule: str) -> list[tuple[str, str]
             repository_def=definitions.get_repository_def(),
         )
         requests = definitions.resolve_schedule_def(schedule).evaluate_tick(tick).run_requests or []
+    assert {request.tags["dagster/priority"] for request in requests} == {"10"}  # before a backfill's, which have 0
     return [_days_of(dict(request.tags)) for request in requests]
 
 
@@ -272,6 +285,19 @@ def test_the_night_reads_trailing_missing_and_unsettled_days_one_run_a_range(
         (str(FIRST), str(days_ago(9))),
         (str(days_ago(3)), str(YESTERDAY)),
     ]
+
+
+def test_the_schedules_are_in_the_zone_and_at_the_time_of_the_settings(
+    account: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.variables |= {"AHT_TIMEZONE": "Asia/Kathmandu", "AHT_SCHEDULE": "5 4 * * 1-5"}
+    definitions = definitions_of(account, monkeypatch)
+    night, week = (definitions.resolve_schedule_def(f"{each}_agent_segments") for each in ("nightly", "weekly"))
+    assert (night.cron_schedule, night.execution_timezone) == ("5 4 * * 1-5", "Asia/Kathmandu")
+    assert week.execution_timezone == "Asia/Kathmandu"
+    days = definitions.resolve_asset_graph().get(dg.AssetKey("agent_segments")).partitions_def
+    assert isinstance(days, dg.DailyPartitionsDefinition)
+    assert days.timezone == "Asia/Kathmandu"
 
 
 def test_the_week_reads_every_day_that_the_api_remembers(definitions: dg.Definitions) -> None:
