@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from aht_pipeline.settings import Variables
 from aht_pipeline.simulator import Simulator
-from aht_pipeline.warehouse import engine
+from aht_pipeline.warehouse import engine, upgrade
 
 COMMAND = Path(sys.executable).with_name("aht-pipeline")
 TODAY = datetime.now(UTC).date()
@@ -96,7 +96,8 @@ class Outside:
 
     def query(self, statement: str) -> list[Any]:
         """The rows of a statement on the warehouse, whichever it is."""
-        with engine(self.run("psql", "--url").stdout.strip()).connect() as connection:
+        url = self.variables.get("WAREHOUSE_URL") or self.run("psql", "--url").stdout.strip()
+        with engine(url).connect() as connection:
             return list(connection.execute(sa.text(statement)).all())
 
 
@@ -105,7 +106,7 @@ def of_account(directory: Path, simulator: Simulator, warehouse_url: str, start:
     outside = Outside(
         directory, simulator.variables | {"WAREHOUSE_URL": warehouse_url, "AHT_START_DATE": start.isoformat()}
     )
-    outside.run("migrate")
+    upgrade(warehouse_url)
     return outside
 
 

@@ -117,6 +117,18 @@ def test_a_first_load_stores_every_segment_and_enters_the_ledger(warehouse: sa.E
     ]
 
 
+def test_a_first_load_that_meets_a_known_segment_loads_all_the_same(warehouse: sa.Engine) -> None:
+    load(warehouse, batch(segment(3, end_time=NEXT_DAY.window.start)), day=NEXT_DAY)
+    result = load(warehouse, batch(segment(1)), batch(segment(2), segment(3)), batch(segment(4)), pulled_at=LATER)
+    assert (result.inserted, result.updated, result.unchanged) == (3, 1, 0)
+    assert query(
+        warehouse, "SELECT segment_id, end_time, pulled_at, revision FROM aht.agent_segments ORDER BY segment_id"
+    ) == [
+        (segment(number)["segment_id"], DAY.window.start + timedelta(hours=12), LATER, 2 if number == 3 else 1)
+        for number in (1, 2, 3, 4)
+    ]
+
+
 def test_a_day_without_segments_is_loaded_too(warehouse: sa.Engine) -> None:
     result = load(warehouse, batch())
 

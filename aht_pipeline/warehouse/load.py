@@ -16,7 +16,7 @@ from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
 from aht_pipeline.warehouse.ledger import standing_of
 from aht_pipeline.warehouse.locks import hold_day
-from aht_pipeline.warehouse.merge import create_stage, merge
+from aht_pipeline.warehouse.merge import Merged, create_stage, insert_new, merge
 from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
 from aht_pipeline.warehouse.tables import loads
 
@@ -142,9 +142,14 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
     unresolved = unresolved_rejects(connection, facts.account_id, facts.day) if is_newest else {}
     mended: list[str] = []
     create_stage(connection)
+    all_are_new = standing.is_first
     for batch in batches:
         _refuse_outside_day(facts, batch)
-        merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at, is_newest)
+        all_are_new = all_are_new and insert_new(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at)
+        if all_are_new:
+            merged = Merged(inserted=len(batch.frame), updated=0, unchanged=0)
+        else:
+            merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at, is_newest)
         keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at, is_newest)
         if unresolved:
             mended += [sha for segment_id in batch.frame["segment_id"] for sha in unresolved.get(segment_id, ())]

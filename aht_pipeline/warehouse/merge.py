@@ -1,7 +1,8 @@
 """Brings a batch of segments into `agent_segments`: COPY to a staging table, then an upsert of what is new or differs.
 
 Re-reading a day mostly meets rows that are known and equal. The upsert alone would lock each of them, which writes; so
-rows are first compared through the key, and only those that are new or differ reach it.
+rows are first compared through the key, and only those that are new or differ reach it. The first load of a day mostly
+meets none that is known: its batches are copied into the table itself, until one has a known key.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from psycopg2 import errors
 
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import copy_in
@@ -39,6 +41,9 @@ _CREATE_STAGE = sa.text(
 )
 
 _COPY = f"COPY pg_temp.staged_segments ({_listed(_names)}) FROM STDIN WITH (FORMAT csv)"
+
+_LOADS_OWN = ["account_id", "pulled_at", "first_loaded_at", "updated_at", "revision"]
+_COPY_NEW = f"COPY aht.agent_segments ({_listed(_names + _LOADS_OWN)}) FROM STDIN WITH (FORMAT csv)"
 
 # OFFSET 0 keeps the planner from turning the probes of the key into a scan of the whole table.
 # The UPDATE's own conditions hold against rows that another session committed since the comparison.
@@ -110,6 +115,19 @@ def create_stage(connection: sa.Connection) -> None:
     connection.execute(_CREATE_STAGE)
 
 
+def insert_new(
+    connection: sa.Connection, account_id: str, frame: pd.DataFrame, pulled_at: datetime, loaded_at: datetime
+) -> bool:
+    """Add the segments of a frame to the table if none of them is known; whether that was so. Else nothing is done."""
+    with connection.begin_nested() as savepoint:
+        try:
+            copy_in(connection, _COPY_NEW, _csv(frame, account_id, pulled_at, loaded_at, loaded_at, 1))
+        except errors.UniqueViolation:
+            savepoint.rollback()
+            return False
+    return True
+
+
 def merge(
     connection: sa.Connection,
     account_id: str,
@@ -142,13 +160,18 @@ def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
         )
 
 
-def _csv(frame: pd.DataFrame) -> Any:
-    """The frame as Postgres reads it, ordered by the key: twice as fast to merge, and no two loads lock crosswise."""
+def _csv(frame: pd.DataFrame, *constants: Any) -> Any:
+    """The frame as Postgres reads it, ordered by the key: twice as fast to merge, and no two loads lock crosswise.
+
+    constants: values that follow in every row.
+    """
     import pyarrow as pa  # takes longer to import than to ask the warehouse where it stands
     from pyarrow import csv
 
     table = pa.Table.from_pandas(frame[_names], preserve_index=False).sort_by("segment_id")
-    plain = pa.table([_plain(column) for column in table.columns], names=_names)
+    columns = [_plain(column) for column in table.columns]
+    columns += [_plain(pa.chunked_array([pa.repeat(value, len(frame))])) for value in constants]
+    plain = pa.table(columns, names=[str(position) for position in range(len(columns))])
     sink = pa.BufferOutputStream()
     csv.write_csv(plain, sink, csv.WriteOptions(include_header=False))  # quotes all text, so that "" is not null
     return pa.BufferReader(sink.getvalue())
