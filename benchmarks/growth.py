@@ -1,0 +1,65 @@
+"""What 100,000 new rows cost as the table grows from nothing to 20 million, beside `psql \\copy` of ready rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from benchmarks import big_table, pulls, rig
+from benchmarks.figures import Figure, check
+from benchmarks.rig import Rig
+
+SIZES = (0, 1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000)
+SMOKE_SIZES = (0, 5_000)
+
+
+def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
+    day = rig.weekdays(1)[0]
+    figures: list[Figure] = []
+    with (
+        bench.simulator([day], bench.size(100_000, smoke=1_000)) as api,
+        bench.database() as url,
+        tempfile.TemporaryDirectory(dir=bench.directory) as folder,
+        pulls.open_pipeline(api, Path(folder) / "archive", url) as pipeline,
+    ):
+        original = pulls.pull(pipeline, day)
+        pipeline.load(original)
+        big_table.take_sample(url)
+        at_nothing: float | None = None
+        for size in SMOKE_SIZES if bench.smoke else SIZES:
+            say(f"{size:,} rows")
+            big_table.fill(url, size)
+
+            def ours(size: int = size) -> float:
+                if size == 0:
+                    big_table.empty(url)
+                stored = pulls.with_other_ids(pipeline.archive, original)
+                before = rig.loaded(url)
+                took = rig.seconds(lambda: pipeline.load(stored))
+                added = rig.loaded(url) - before
+                check(added == stored.pull.reported, f"{added} of {stored.pull.reported} rows were added")
+                return took
+
+            def copy(size: int = size) -> float:
+                if size == 0:
+                    big_table.empty(url)
+                return big_table.copy_rows_like_the_sample(url, Path(folder) / "rows.csv")
+
+            samples = bench.alternate({"ours": ours, "psql \\copy": copy})
+            took = median(samples["ours"])
+            at_nothing = at_nothing or took
+            figures.append(
+                Figure(
+                    what=f"loading {original.pull.reported:,} new rows into a table of {size:,}",
+                    against="an empty table",
+                    value=took / at_nothing,
+                    unit="times",
+                    goal="shown",
+                    met=None,
+                    timed=True,
+                    samples=samples,
+                )
+            )
+    return figures
