@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks import backfill, commands, fresh, growth, latency, memory, parsing, results, warehouse_rows
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, WrongResult
 from benchmarks.peers import PEERS
 from benchmarks.rig import Rig, open_rig
 
@@ -48,8 +48,8 @@ def main(names: tuple[str, ...], smoke: bool, rounds: int | None, output: Path |
     """Measure what the pipeline costs, on this machine, in turns with what it is compared to.
 
     It needs nothing but this checkout, installed with `pip install -e '.[bench]'`: it starts a Postgres server and
-    simulators of its own, in a temporary directory (12 GB for `growth`, 4 for `rows`), and removes them. All of it
-    takes hours of a quiet machine; benchmarks/README.md says how long each takes and what its figures mean.
+    simulators of its own, in ~/.cache/aht-pipeline-benchmarks (up to 12 GB for `growth`, 4 for `rows`), and removes
+    them. All of it takes an hour or two of a quiet machine; benchmarks/README.md says what each figure means.
 
     Results of one benchmark replace its last ones and leave those of others alone. Exits with 1 when a goal was
     missed (with --smoke: one that does not depend on time).
@@ -70,9 +70,12 @@ def main(names: tuple[str, ...], smoke: bool, rounds: int | None, output: Path |
     with open_rig(rounds, smoke=smoke) as rig:
         for name in names or _BENCHMARKS:
             click.echo(f"{name} ...")
-            figures = _BENCHMARKS[name](rig, _say)
+            try:
+                figures = _BENCHMARKS[name](rig, _say)
+            except WrongResult as wrong:
+                raise click.ClickException(f"{name}: {wrong}") from wrong
             for figure in figures:
-                click.echo(f"  {results.line(figure)}")
+                click.echo(f"  {results.line(figure, smoke=smoke)}")
             missed |= any(figure.met is False and not (smoke and figure.timed) for figure in figures)
             if folder:
                 peers = [said for peer in PEERS if name == "fresh" and peer.is_installed for said in peer.versions()]

@@ -20,6 +20,7 @@ class Figure:
     value: the one number, in `unit`. goal: the bound it should keep, as text; met: whether it does (None: no bound).
     timed: whether the value depends on the machine's speed; what does not must hold on every machine and at any size.
     samples: the measurements behind it, in `sample_unit`, by side.
+    table_rows: where on a curve it lies.
     """
 
     what: str
@@ -31,6 +32,7 @@ class Figure:
     timed: bool
     samples: Samples
     sample_unit: str = "s"
+    table_rows: int | None = None
 
 
 def ratio_at_most(limit: float, what: str, against: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:

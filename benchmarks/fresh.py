@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
-from benchmarks import rig
+from benchmarks import pulls, rig
 from benchmarks.api import Api, count_of, fetch
 from benchmarks.figures import Figure, check, faster_at_least, ratio_at_most
 from benchmarks.peers import PEERS, Peer
@@ -105,11 +105,14 @@ def _peer(bench: Rig, peer: Peer, api: Api, days: list[date], empty: date, segme
 
 def _ready_rows(bench: Rig, api: Api, days: list[date], folder: Path) -> dict[date, Path]:
     """The rows of each day as they are in the table in the end, whole, in CSV, sorted by the key."""
-    with bench.account(api) as account:
-        account.run("load", "--from", days[0], "--to", days[-1])
-        url = account.variables["WAREHOUSE_URL"]
+    with (
+        bench.database() as url,
+        tempfile.TemporaryDirectory(dir=bench.directory) as archive,
+        pulls.open_pipeline(api, Path(archive), url) as pipeline,
+    ):
         files = {day: folder / f"{day}.csv" for day in days}
         for day, file in files.items():
+            pipeline.load(pulls.pull(pipeline, day))
             rows = f"select * from aht.agent_segments where end_time::date = '{day}' order by segment_id"
             rig.psql(url, f"\\copy ({rows}) to '{file}' with (format csv)")
         return files

@@ -50,9 +50,9 @@ def circumstances(postgres: str, rounds: int, peers: Sequence[str]) -> dict[str,
     }
 
 
-def line(figure: Figure) -> str:
-    """A figure in one line, for a terminal."""
-    verdict = {True: "met   ", False: "MISSED", None: "      "}[figure.met]
+def line(figure: Figure, *, smoke: bool) -> str:
+    """A figure in one line, for a terminal. Tiny sizes say nothing of what is timed."""
+    verdict = {True: "met   ", False: "MISSED", None: "      "}[None if smoke and figure.timed else figure.met]
     return f"{verdict} {figure.value:>9.3g} {figure.unit} ({figure.goal})  {figure.what} / {figure.against}"
 
 
@@ -95,13 +95,13 @@ def _plot_curve(file: Path, name: str, figures: list[dict[str, Any]]) -> None:
     from matplotlib import pyplot as plt
 
     drawing, panel = plt.subplots(figsize=(9, 4.5))
-    sizes = [int(figure["what"].rsplit(" ", 1)[1].replace(",", "")) / 1e6 for figure in figures]
+    sizes = [figure["table_rows"] / 1e6 for figure in figures]
     for side in figures[0]["samples"]:
         panel.plot(sizes, [median(figure["samples"][side]) for figure in figures], "o-", label=side)
     panel.set_xlabel("rows in the table, millions")
     panel.set_ylabel("s")
     panel.set_ylim(bottom=0)
-    panel.set_title(f"{name}: {figures[0]['what'].rsplit(' a table', 1)[0]} a growing table", fontsize=9)
+    panel.set_title(f"{name}: new rows of a day into a growing table, medians", fontsize=9)
     panel.legend()
     drawing.tight_layout()
     drawing.savefig(file, metadata={"Date": None})

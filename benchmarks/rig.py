@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -92,7 +93,7 @@ class Rig:
 
     def warm_dagster(self, api: Api, day: date) -> None:
         """Have the rig's Dagster instance made, which the first `load` of a home does and no other."""
-        if not self._has_dagster:
+        if not (self._has_dagster or self.smoke):
             with self.account(api) as account:
                 account.run("load", "--from", day, "--to", day)
             self._has_dagster = True
@@ -131,13 +132,19 @@ class Rig:
 
 @contextmanager
 def open_rig(rounds: int, *, smoke: bool) -> Iterator[Rig]:
-    with tempfile.TemporaryDirectory(prefix="aht-bench-") as name:
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=cache_directory()) as name:
         directory = Path(name)
         home = directory / "server"
         try:
-            yield Rig(embedded.start(home), directory, rounds, smoke=smoke)
+            yield Rig(embedded.start(home, (), say=lambda _: None), directory, rounds, smoke=smoke)
         finally:
             embedded.remove(home)
+
+
+def cache_directory() -> Path:
+    """Where the other loaders are installed, and where everything of a run lies: on a disk, as /tmp need not be."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "aht-pipeline-benchmarks"
 
 
 def query(url: str, statement: str) -> list[Any]:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from aht_pipeline.days import Day
 from benchmarks.api import Api
+from benchmarks.rig import cache_directory
 
 _HERE = Path(__file__).parent
 
@@ -31,7 +32,7 @@ class Peer:
 
     @property
     def _bin(self) -> Path:
-        return _cache() / self.name / "bin"
+        return cache_directory() / self.name / "bin"
 
     @property
     def is_installed(self) -> bool:
@@ -102,10 +103,6 @@ PEERS = (
     Peer("dlt", "dlt (rest_api, merge by upsert)", "dlt_aht.agent_segments"),
     Peer("singer", "Singer tap and target-postgres (use_copy)", "singer.agent_segments"),
 )
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aht-pipeline-benchmarks"
 
 
 def _asked(api: Api, first: date, last: date) -> dict[str, str]:
