@@ -70,9 +70,10 @@ def plot(folder: Path) -> bool:
 
 
 def _plot_sides(file: Path, name: str, figures: list[dict[str, Any]]) -> None:
-    """Each sample a dot, each median a bar; one panel a figure."""
+    """Each sample a dot, each median a bar; one panel for each figure that has two sides."""
     from matplotlib import pyplot as plt
 
+    figures = [figure for figure in figures if len(figure["samples"]) > 1]
     drawing, panels = plt.subplots(len(figures), 1, figsize=(9, 1.6 * len(figures) + 0.6), squeeze=False)
     for panel, figure in zip(panels[:, 0], figures, strict=True):
         for row, samples in enumerate(figure["samples"].values()):
