@@ -73,7 +73,7 @@ def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: O
         every_day = {str(days_ago(day)) for day in range(1, DAYS + 1)}
         assert ui.days("MATERIALIZED") == {"raw_agent_segments": every_day, "agent_segments": every_day}
         account.run("status", exit_code=0)
-        assert_in_turn(ui.spans_of_runs(backfills))
+        assert_in_turn(ui.spans_of_steps(backfills))
     assert account.query("SELECT count(*), count(DISTINCT segment_id), max(revision) FROM aht.agent_segments") == [
         (expected(simulator), expected(simulator), 1)
     ]
@@ -84,7 +84,7 @@ def test_overlapping_loads_backfills_and_a_migration_end_in_the_truth(account: O
 
 
 def assert_in_turn(spans: list[tuple[float, float]]) -> None:
-    """One run ended before the next began."""
+    """One was done before the next began."""
     assert len(spans) == 2
     (_, end_of_one), (start_of_next, _) = sorted(spans)
     assert end_of_one <= start_of_next

@@ -98,14 +98,17 @@ class Ui:
             status = backfill["partitionBackfillOrError"]["status"]
         return status
 
-    def spans_of_runs(self, backfill_ids: list[str]) -> list[tuple[float, float]]:
-        """When each run of these backfills started and ended, in seconds since 1970."""
-        runs = self.ask("{ runsOrError { ... on Runs { results { startTime endTime tags { key value } } } } }")
+    def spans_of_steps(self, backfill_ids: list[str]) -> list[tuple[float, float]]:
+        """When each run of these backfills began to work and was done, in seconds since 1970."""
+        runs = self.ask(
+            "{ runsOrError { ... on Runs { results { stepStats { startTime endTime } tags { key value } } } } }"
+        )["runsOrError"]["results"]
         return [
-            (run["startTime"], run["endTime"])
-            for run in runs["runsOrError"]["results"]
+            (step["startTime"], step["endTime"])
+            for run in runs
             for tag in run["tags"]
             if tag["key"] == "dagster/backfill" and tag["value"] in backfill_ids
+            for step in run["stepStats"]
         ]
 
     def runs_of(self, backfill_id: str) -> list[dict[str, str]]:

@@ -149,8 +149,8 @@ def until(found: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def in_mid_merge(warehouse: sa.Engine, batches: list[SegmentBatch] = WHOLE) -> Iterator[tuple[Loading, int]]:
-    """A load that has merged its first batch and half of its second, and waits there; with its backend's process.
+def in_mid_write(warehouse: sa.Engine, batches: list[SegmentBatch] = WHOLE) -> Iterator[tuple[Loading, int]]:
+    """A load that has written its first batch and half of its second, and waits there; with its backend's process.
 
     It waits for a row of another session, which may or may not be committed.
     """
@@ -158,8 +158,8 @@ def in_mid_merge(warehouse: sa.Engine, batches: list[SegmentBatch] = WHOLE) -> I
         known = {"account_id": ACCOUNT, "pulled_at": PULLED_AT, "first_loaded_at": PULLED_AT, "updated_at": PULLED_AT}
         rival.execute(sa.insert(agent_segments).values(IN_THE_SECOND_BATCH | known | {"revision": 1}))
         load = Loading(warehouse, batches)
-        merging = "wait_event = 'transactionid' AND query LIKE '%INSERT INTO aht.agent_segments%'"
-        yield load, until(lambda: session_that(warehouse, merging))
+        writing = "wait_event = 'transactionid' AND query ~ '(INSERT INTO|COPY) aht.agent_segments'"
+        yield load, until(lambda: session_that(warehouse, writing))
         rival.invalidate()
 
 
@@ -173,9 +173,9 @@ def held(warehouse: sa.Engine, *statements: str) -> Iterator[int]:
         connection.invalidate()  # there may be no server any more to roll it back
 
 
-def assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse: sa.Engine) -> None:
-    for table in ("agent_segments", "rejected_segments", "loads"):
-        assert loading.query(warehouse, f"SELECT count(*) FROM aht.{table}") == [0]
+def assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse: sa.Engine, loads_before: int = 0) -> None:
+    for table, rows in (("agent_segments", 0), ("rejected_segments", 0), ("loads", loads_before)):
+        assert loading.query(warehouse, f"SELECT count(*) FROM aht.{table}") == [rows]
     assert load_day(warehouse, facts(*WHOLE), lambda: WHOLE).inserted == ROWS
     assert loading.query(warehouse, "SELECT count(*), count(DISTINCT segment_id) FROM aht.agent_segments") == [
         (ROWS, ROWS)
@@ -185,20 +185,23 @@ def assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse: sa.Engine) -
 # ------------------------------------------------------------------------------------------------------ killed and cut
 
 
-def test_a_server_killed_in_the_middle_of_the_merge(server: Server, warehouse: sa.Engine) -> None:
-    with in_mid_merge(warehouse) as (load, _):
+@pytest.mark.parametrize("loads_before", [0, 1], ids=["first load", "merge"])
+def test_a_server_killed_in_the_middle_of_the_merge(server: Server, warehouse: sa.Engine, loads_before: int) -> None:
+    for _ in range(loads_before):
+        load_day(warehouse, facts(batch()), lambda: [batch()])
+    with in_mid_write(warehouse) as (load, _):
         written = loading.query(warehouse, "SELECT pg_relation_size('aht.agent_segments') / 8192")
         server.kill()
         load.failed()
     assert written[0] > ROWS // 2 / 40  # pages with the first batch's rows, at most 40 in each
-    assert_nothing_was_loaded_and_the_next_load_is_whole(engine(server.url()))
+    assert_nothing_was_loaded_and_the_next_load_is_whole(engine(server.url()), loads_before)
 
 
 def test_a_server_killed_in_the_middle_of_the_copy(server: Server, warehouse: sa.Engine) -> None:
     large = [batch(*(segment(number, extra=f'{{"note": "{"x" * 1500}"}}') for number in range(ROWS)))]
     for _ in range(10):
         load = Loading(engine(server.url()), large)
-        copying = until(lambda: session_that(warehouse, "query LIKE 'COPY pg_temp.staged%' AND state = 'active'"))
+        copying = until(lambda: session_that(warehouse, "query LIKE 'COPY aht.agent_segments%' AND state = 'active'"))
         psutil.Process(copying).suspend()  # it stays where it is
         copied = loading.query(warehouse, f"SELECT tuples_processed FROM pg_stat_progress_copy WHERE pid = {copying}")
         if copied and 0 < copied[0] < ROWS:
@@ -213,14 +216,14 @@ def test_a_server_killed_in_the_middle_of_the_copy(server: Server, warehouse: sa
 
 
 def test_a_backend_that_is_killed(server: Server, warehouse: sa.Engine) -> None:
-    with in_mid_merge(warehouse) as (load, pid):
+    with in_mid_write(warehouse) as (load, pid):
         server.kill_backend(pid)
         load.failed()
     assert_nothing_was_loaded_and_the_next_load_is_whole(engine(server.url()))  # as soon as it has recovered
 
 
 def test_a_connection_that_is_cut(warehouse: sa.Engine) -> None:
-    with in_mid_merge(warehouse) as (load, pid):
+    with in_mid_write(warehouse) as (load, pid):
         loading.query(warehouse, f"SELECT pg_terminate_backend({pid})")
         assert "terminating connection due to administrator command" in load.failed()
     assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse)
@@ -401,7 +404,7 @@ def line(server: Server) -> Iterator[Line]:
 @pytest.mark.long
 def test_a_network_that_falls_silent_while_an_answer_is_awaited(warehouse: sa.Engine, line: Line) -> None:
     far = engine(warehouse.url.set(host=line.host, port=line.port).render_as_string(False))
-    with in_mid_merge(far) as (load, pid):
+    with in_mid_write(far) as (load, pid):
         line.fall_silent()
         load.failed(within_s=180)
         line.close()

@@ -84,7 +84,7 @@ class Account:
 @contextmanager
 def held_up(warehouse: sa.Engine, table: str) -> Iterator[Callable[[], bool]]:
     """No load can write into this table while this lasts; says whether one has come to it, and waits."""
-    writing = f"wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%INSERT INTO {table}%'"
+    writing = f"wait_event_type = 'Lock' AND datname = current_database() AND query ~ '(INSERT INTO|COPY) {table}'"
     with warehouse.begin() as connection:
         connection.execute(sa.text(f"LOCK TABLE {table} IN SHARE MODE"))
         yield lambda: bool(query(warehouse, f"SELECT count(*) FROM pg_stat_activity WHERE {writing}")[0])

@@ -83,13 +83,18 @@ def libpq_url(url: str) -> str:
 
 
 def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None:
-    """Run `COPY … FROM STDIN` in the connection's transaction, reading `source` to its end."""
+    """Run `COPY … FROM STDIN` in the connection's transaction, reading `source` to its end.
+
+    Raises WarehouseError for foreseen failures, as the engine does; what else psycopg2 raises as it is.
+    """
     raw = connection.connection
     try:
         raw.cursor().copy_expert(statement, source, _COPY_CHUNK)
     except psycopg2.Error as error:
         if raw.driver_connection is None or raw.driver_connection.closed:
             connection.invalidate(error)  # else the roll-back fails, and hides why
+        if isinstance(error, errors.LockNotAvailable):
+            raise _kept_waiting(connection.engine, error) from error
         if _is_foreseen(error):
             raise _told(error, connection.engine.url) from error
         raise

@@ -111,10 +111,11 @@ def load_day(
             with warehouse.begin() as connection:
                 hold_day(connection, facts.account_id, facts.day, lock_wait)
                 return _load(connection, facts, batches())
-        except sa.exc.DBAPIError as error:
-            if not isinstance(error.orig, TransactionRollbackError):
+        except (sa.exc.DBAPIError, TransactionRollbackError) as error:  # the latter of a COPY
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            if not isinstance(cause, TransactionRollbackError):
                 raise
-            lost = error.orig
+            lost = cause
     raise WarehouseError(
         f"day {facts.day} of account {facts.account_id} was not loaded: {_ATTEMPTS} times another transaction on the "
         f"same rows won. Load the day again. Postgres says: {' '.join(str(lost).split())}"

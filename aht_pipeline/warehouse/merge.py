@@ -119,12 +119,13 @@ def insert_new(
     connection: sa.Connection, account_id: str, frame: pd.DataFrame, pulled_at: datetime, loaded_at: datetime
 ) -> bool:
     """Add the segments of a frame to the table if none of them is known; whether that was so. Else nothing is done."""
-    with connection.begin_nested() as savepoint:
-        try:
-            copy_in(connection, _COPY_NEW, _csv(frame, account_id, pulled_at, loaded_at, loaded_at, 1))
-        except errors.UniqueViolation:
-            savepoint.rollback()
-            return False
+    savepoint = connection.begin_nested()
+    try:
+        copy_in(connection, _COPY_NEW, _csv(frame, account_id, pulled_at, loaded_at, loaded_at, 1))
+    except errors.UniqueViolation:
+        savepoint.rollback()
+        return False
+    savepoint.commit()
     return True
 
 
