@@ -91,12 +91,13 @@ def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None
     try:
         raw.cursor().copy_expert(statement, source, _COPY_CHUNK)
     except psycopg2.Error as error:
-        if raw.driver_connection is None or raw.driver_connection.closed:
-            connection.invalidate(error)  # else the roll-back fails, and hides why
         if isinstance(error, errors.LockNotAvailable):
             raise _kept_waiting(connection.engine, error) from error
-        if _is_foreseen(error):
-            raise _told(error, connection.engine.url) from error
+        told = _told(error, connection.engine.url) if _is_foreseen(error) else None
+        if raw.driver_connection is None or raw.driver_connection.closed:
+            connection.invalidate(error)  # else the roll-back fails, and hides why
+        if told:
+            raise told from error
         raise
 
 
