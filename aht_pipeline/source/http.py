@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, Protocol, TypeVar
-from urllib.parse import quote, quote_plus, unquote
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 import requests
 import tenacity
@@ -72,6 +72,8 @@ class Http:
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=concurrency + 2)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
+        self._session.trust_env = False  # what the environment says is read once a host, not with every request
+        self._environments: dict[str, Any] = {}
 
     def close(self) -> None:
         self._session.close()
@@ -126,6 +128,17 @@ class Http:
             raise ApiError(f"{failure}; given up at attempt {patience.spent}: try again later") from None
         return answer, patience.spent + 1
 
+    def _environment(self, url: str) -> Any:
+        """The proxies and certificate authorities that the environment names for this host."""
+        host = urlsplit(url).netloc
+        if host not in self._environments:
+            with requests.Session() as trusting:
+                plain_http_stays_here = {"http": ""}
+                self._environments[host] = trusting.merge_environment_settings(
+                    url, plain_http_stays_here, stream=True, verify=None, cert=None
+                )
+        return self._environments[host]
+
     def _attempt(self, call: _Call[Answer], may_renew: bool) -> Answer:
         signer = call.authorisation.sign(self) if call.authorisation else _NoAuth()
         try:
@@ -136,10 +149,9 @@ class Http:
                     params=call.params,
                     data=call.form,
                     auth=signer,
-                    proxies={"http": ""},  # plain http is for this machine alone
+                    **self._environment(call.url),
                     timeout=(self.pacing.connect_timeout_s, self.pacing.read_timeout_s),
                     allow_redirects=False,
-                    stream=True,
                 )
                 body: bytes = response.raw.read(decode_content=True)  # one large read costs less than .content
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
