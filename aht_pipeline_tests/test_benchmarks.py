@@ -18,13 +18,23 @@ from benchmarks.figures import WrongResult, at_most, check, faster_at_least, rat
 CHECKOUT = Path(__file__).parents[1]
 
 
-def test_every_benchmark_loads_what_it_measures_and_keeps_its_figures(tmp_path: Path) -> None:
+QUICK = ["commands", "parsing", "latency", "fresh", "memory", "rows", "growth"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(QUICK, id="quick"),
+        pytest.param([*QUICK, "backfill"], id="all", marks=pytest.mark.long),  # waits for Dagster's daemon
+    ],
+)
+def test_every_benchmark_loads_what_it_measures_and_keeps_its_figures(tmp_path: Path, names: list[str]) -> None:
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # without what a developer has there
-    command = [sys.executable, "-m", "benchmarks", "--smoke", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", *names, "--smoke", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = json.loads((tmp_path / "results.json").read_text())
-    assert set(kept) == {"commands", "parsing", "latency", "fresh", "memory", "backfill", "rows", "growth"}
+    assert set(kept) == set(names)
     table = (tmp_path / "results.md").read_text()
     for benchmark in kept.values():
         assert benchmark["figures"]
