@@ -112,7 +112,7 @@ def of_account(directory: Path, simulator: Simulator, warehouse_url: str, start:
 
 def eventually(holds: Callable[[], bool]) -> None:
     """Wait for what another process does in its own time."""
-    give_up_at = time.monotonic() + 90
+    give_up_at = time.monotonic() + 150
     while not holds():
         assert time.monotonic() < give_up_at, "it did not come to pass"
         time.sleep(0.1)

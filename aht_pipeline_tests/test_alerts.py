@@ -119,6 +119,18 @@ def test_the_daemon_tells_of_runs_and_gaps_once_with_a_link_to_the_ui(
     assert "a run failed" in run_again  # but its check is no news
 
 
+def test_a_night_that_fails_is_told_of(account: Outside, simulator: Simulator, webhook: Webhook) -> None:
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    account.variables["AHT_SCHEDULE"] = "* * * * *"  # a night a minute
+    with account.up() as url:
+        eventually(lambda: len(webhook.texts) >= 2)
+    run, check = webhook.texts[:2]
+    assert "a run failed. 1 of 4 days failed" in run
+    assert f"{url}/runs/" in run
+    assert f"the check complete failed for 1 day.\n{POISONED}" in check
+    assert account.query("SELECT count(DISTINCT day) FROM aht.loads") == [(3,)]
+
+
 def test_a_check_that_fails_again_is_no_news(account: Outside, simulator: Simulator, webhook: Webhook) -> None:
     account.variables["AHT_START_DATE"] = str(days_ago(29))
     usual = [(1 + 7 * weeks, 40) for weeks in range(1, 5)]

@@ -277,6 +277,11 @@ def spans_of(definitions: dg.Definitions, schedule: str) -> list[tuple[str, str]
         )
         requests = definitions.resolve_schedule_def(schedule).evaluate_tick(tick).run_requests or []
     assert {request.tags["dagster/priority"] for request in requests} == {"10"}  # before a backfill's, which have 0
+    for request in requests:  # what failed in the run is told of by the assets that it names
+        assert {key.to_user_string() for key in request.asset_selection or ()} == {
+            "raw_agent_segments",
+            "agent_segments",
+        }
     return [_days_of(dict(request.tags)) for request in requests]
 
 

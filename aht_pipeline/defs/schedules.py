@@ -36,7 +36,7 @@ def nightly(settings: Settings, assets: dg.AssetsDefinition) -> dg.ScheduleDefin
     )
     def nightly_agent_segments(context: dg.ScheduleEvaluationContext) -> _Requests:
         now = datetime.now(UTC)
-        yield from _requests(context, days_of_the_night(_states(settings, now), settings.lookback_days, now))
+        yield from _requests(context, assets, days_of_the_night(_states(settings, now), settings.lookback_days, now))
 
     return nightly_agent_segments
 
@@ -55,7 +55,7 @@ def weekly(settings: Settings, assets: dg.AssetsDefinition) -> dg.ScheduleDefini
     )
     def weekly_agent_segments(context: dg.ScheduleEvaluationContext) -> _Requests:
         now = datetime.now(UTC)
-        yield from _requests(context, days_in_memory(_states(settings, now), now))
+        yield from _requests(context, assets, days_in_memory(_states(settings, now), now))
 
     return weekly_agent_segments
 
@@ -70,12 +70,13 @@ def _states(settings: Settings, now: datetime) -> list[DayState]:
     return day_states(records, settings.start_date, settings.timezone, now)
 
 
-def _requests(context: dg.ScheduleEvaluationContext, days: list[date]) -> _Requests:
+def _requests(context: dg.ScheduleEvaluationContext, assets: dg.AssetsDefinition, days: list[date]) -> _Requests:
     """One run for each contiguous range: one process, and a partition a day."""
     if not days:
         yield dg.SkipReason("no day since the start date is complete yet")
     for first, last in ranges(days):
         yield dg.RunRequest(
             run_key=f"{context.scheduled_execution_time.isoformat()} {first}",
+            asset_selection=list(assets.keys),  # named, so that the run says whose it is: alerts look for that
             tags={RANGE_START: str(first), RANGE_END: str(last), _PRIORITY: _BEFORE_BACKFILLS},
         )
