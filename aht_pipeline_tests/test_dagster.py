@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from aht_pipeline.days import Day, date_range
 from aht_pipeline.defs import build_defs
@@ -338,6 +339,24 @@ def test_each_day_has_a_check_that_says_whether_it_is_complete(
     assert good.metadata["reported"].value == len(simulator.traffic.day(YESTERDAY))
     assert good.target_materialization_data is not None
     assert "403" in (found[str(days_ago(2))].description or "")
+
+
+def test_an_error_that_nobody_foresaw_fails_its_day_and_no_other(definitions: dg.Definitions, account: Outside) -> None:
+    with engine(account.variables["WAREHOUSE_URL"]).begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE division_by_zero; END';"
+                "CREATE TRIGGER refuse BEFORE INSERT ON aht.agent_segments FOR EACH ROW "
+                f"WHEN (new.end_time >= '{days_ago(2)}Z' AND new.end_time < '{YESTERDAY}Z') EXECUTE FUNCTION refuse()"
+            )
+        )
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialise(definitions, instance, days_ago(3), YESTERDAY)
+        found = {one.partition: one for one in evaluations(instance, result, "complete")}
+        materialised = instance.get_materialized_partitions(dg.AssetKey("agent_segments"))
+    assert materialised == {str(days_ago(3)), str(YESTERDAY)}
+    assert "unforeseen, please report it" in (found[str(days_ago(2))].description or "")
+    assert account.query("SELECT day FROM aht.loads ORDER BY day") == [(days_ago(3),), (YESTERDAY,)]
 
 
 def test_a_day_with_too_many_rejects_fails_its_check_and_nothing_of_it_is_loaded(
