@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from aht_pipeline.alerts import AlertFailed, post
+from aht_pipeline.days import Day
 from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
+from aht_pipeline.warehouse import engine
+from aht_pipeline_tests import loading
 from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, eventually, of_account
 from aht_pipeline_tests.test_dagster import Ui, noon_of
 
@@ -132,13 +136,13 @@ def test_a_night_that_fails_is_told_of(account: Outside, simulator: Simulator, w
 
 
 def test_a_check_that_fails_again_is_no_news(account: Outside, simulator: Simulator, webhook: Webhook) -> None:
-    account.variables["AHT_START_DATE"] = str(days_ago(29))
-    usual = [(1 + 7 * weeks, 40) for weeks in range(1, 5)]
-    for age, volume in [*usual, (1, 3)]:
-        simulator.traffic = ExplicitTraffic(
-            segment(100 * age + number, noon_of(days_ago(age))) for number in range(volume)
-        )
-        account.run("load", "--from", days_ago(age), "--to", days_ago(age))
+    warehouse = engine(account.variables["WAREHOUSE_URL"])
+    for weeks in range(1, 5):
+        noon = noon_of(YESTERDAY - timedelta(weeks=weeks))
+        usual = loading.batch(*(loading.segment(100 * weeks + number, end_time=noon) for number in range(40)))
+        loading.load(warehouse, usual, day=Day(noon.date(), "UTC"), account_id="demo")
+    simulator.traffic = ExplicitTraffic(segment(number, noon_of(YESTERDAY)) for number in range(3))
+    account.run("load", "--from", YESTERDAY)
     account.run("load", "--from", YESTERDAY, "--replay")
     low = [text for text in webhook.texts if "usual_volume" in text]
     assert [f"{YESTERDAY} has 3 segments" in text for text in low] == [True]

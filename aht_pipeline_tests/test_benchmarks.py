@@ -18,14 +18,14 @@ from benchmarks.figures import WrongResult, at_most, check, faster_at_least, rat
 CHECKOUT = Path(__file__).parents[1]
 
 
-QUICK = ["commands", "parsing", "latency", "fresh", "memory", "rows", "growth"]
+QUICK = ["parsing", "latency", "rows", "growth"]  # in one process
 
 
 @pytest.mark.parametrize(
     "names",
     [
         pytest.param(QUICK, id="quick"),
-        pytest.param([*QUICK, "backfill"], id="all", marks=pytest.mark.long),  # waits for Dagster's daemon
+        pytest.param([*QUICK, "commands", "fresh", "memory", "backfill"], id="all", marks=pytest.mark.long),
     ],
 )
 def test_every_benchmark_loads_what_it_measures_and_keeps_its_figures(tmp_path: Path, names: list[str]) -> None:
