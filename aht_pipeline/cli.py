@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from datetime import date, datetime
@@ -12,6 +13,7 @@ import click
 from aht_pipeline.errors import AhtError, CannotTell, SettingsError
 
 _FAILED = 1
+_OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 _WRONG = 2  # usage, settings, or a state that does not let the command begin
 
 
@@ -63,8 +65,11 @@ def _stop_for_a_file(error: OSError) -> NoReturn:
     """A reader that goes away, as `head` does, has what it wanted; a path that cannot be used was set wrong."""
     from aht_pipeline.commands.output import let_go_of_stdout
 
-    if error.filename is None and sys.stdout:
-        let_go_of_stdout()
+    if error.filename is None:
+        if error.errno not in _OF_STDOUT:
+            raise error
+        if sys.stdout:
+            let_go_of_stdout()
     if isinstance(error, BrokenPipeError):
         sys.exit(0)
     place = error.filename or "stdout"

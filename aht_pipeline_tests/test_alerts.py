@@ -28,6 +28,7 @@ class Webhook:
 
     def __init__(self) -> None:
         self.status = 200
+        self.dies_after: int | None = None  # so many texts
         self.texts: list[str] = []
         webhook = self
 
@@ -37,6 +38,8 @@ class Webhook:
                 if self.path == SECRET_PATH and webhook.status == 200:
                     webhook.texts.append(json.loads(body)["text"])
                 self.send_response(webhook.status)
+                if len(webhook.texts) == webhook.dies_after:
+                    webhook.status = 503
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -99,6 +102,20 @@ def test_a_dead_webhook_harms_no_load_and_is_told_later(
     done = account.run("load")
     assert ["a run failed" in text for text in webhook.texts] == [True, False, True]
     assert "very-secret" not in done.stdout + done.stderr + "".join(webhook.texts)
+
+
+def test_what_a_webhook_did_not_take_is_told_later_and_the_rest_not_again(
+    account: Outside, simulator: Simulator, webhook: Webhook
+) -> None:
+    simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    webhook.dies_after = 1
+    account.run("load", exit_code=1)
+    webhook.status, webhook.dies_after = 200, None
+    simulator.set_faults()
+    account.run("load", "--from", YESTERDAY)
+    run, check = webhook.texts
+    assert "a run failed" in run
+    assert "the check complete failed for 1 day" in check
 
 
 def test_the_daemon_tells_of_runs_and_gaps_once_with_a_link_to_the_ui(

@@ -66,9 +66,13 @@ def tell_of_runs(instance: dg.DagsterInstance, settings: Settings) -> int:
     posts = 0
     with _memory(instance, settings) as memory:
         for record in _ended_runs(instance, memory):
-            for text in _news_of(instance, record.dagster_run, memory):
-                _post(settings, f"{text}\n{_link(settings, 'runs', record.dagster_run.run_id)}")
+            run_id = record.dagster_run.run_id
+            failing, texts = _news_of(instance, record.dagster_run, memory.failing)
+            for text in texts[memory.posted.get(run_id, 0) :]:
+                _post(settings, f"{text}\n{_link(settings, 'runs', run_id)}")
+                memory.posted[run_id] = memory.posted.get(run_id, 0) + 1
                 posts += 1
+            memory.failing = failing
             memory.note_run(record)
     return posts
 
@@ -100,23 +104,32 @@ def _link(settings: Settings, kind: str, name: str) -> str:
     return f"{settings.ui_url}/{kind}/{name}" if settings.ui_url else f"(in the Dagster UI: {kind}/{name})"
 
 
-def _news_of(instance: dg.DagsterInstance, run: dg.DagsterRun, memory: _Memory) -> Iterator[str]:
-    """A text for the run, if it failed, and one for each check that failed in it, for all its days together.
+def _news_of(instance: dg.DagsterInstance, run: dg.DagsterRun, known: list[str]) -> tuple[list[str], list[str]]:
+    """The checks that fail after this run, and a text for the run, if it failed, and for each check that failed in it.
 
-    A check that fails again for a day that it failed for before is no news, until it has passed.
+    A check that fails again for a day that it failed for before (`known`) is no news, until it has passed.
     """
+    failing = list(known)
+    texts = []
     if run.status is dg.DagsterRunStatus.FAILURE:
-        yield f"a run failed. {_reason(instance, run.run_id)}"
+        texts.append(f"a run failed. {_reason(instance, run.run_id)}")
     failed = defaultdict(list)
     for entry in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
         event = entry.event_log_entry.get_dagster_event()
         check = event.asset_check_evaluation_data
         if check.check_name == NO_GAPS:  # gaps are told of whether or not anything runs
             continue
-        if memory.note_check(f"{check.check_name} {check.partition}", passed=check.passed):
+        check_and_day = f"{check.check_name} {check.partition}"
+        if check.passed:
+            failing = [one for one in failing if one != check_and_day]
+        elif check_and_day not in failing:
+            failing.append(check_and_day)
             failed[check.check_name].append(f"{check.partition}: {check.description}")
     for name, days in failed.items():
-        yield f"the check {name} failed for {len(days)} {'day' if len(days) == 1 else 'days'}.\n" + "\n".join(days)
+        texts.append(
+            f"the check {name} failed for {len(days)} {'day' if len(days) == 1 else 'days'}.\n" + "\n".join(days)
+        )
+    return failing, texts
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -150,25 +163,21 @@ def _ended_runs(instance: dg.DagsterInstance, memory: _Memory) -> list[dg.RunRec
 
 @dataclass
 class _Memory:
-    """What was told: until when (epoch seconds), which of the latest runs (and when each ended), checks and gaps."""
+    """What was told: until when (epoch seconds), which of the latest runs (and when each ended), checks and gaps.
+
+    posted: of a run that is told of in part, how many posts the webhook has taken.
+    """
 
     begun_at: float
     told_until: float
     told: dict[str, float] = field(default_factory=dict)
+    posted: dict[str, int] = field(default_factory=dict)
     failing: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
 
-    def note_check(self, check_and_day: str, *, passed: bool) -> bool:
-        """Whether this is news: a failure that was not there before."""
-        is_known = check_and_day in self.failing
-        if passed and is_known:
-            self.failing.remove(check_and_day)
-        if not passed and not is_known:
-            self.failing.append(check_and_day)
-        return not passed and not is_known
-
     def note_run(self, record: dg.RunRecord) -> None:
         ended_at = record.end_time or 0
+        self.posted.pop(record.dagster_run.run_id, None)
         self.told_until = max(self.told_until, ended_at)
         oldest = self.told_until - 2 * _LOOK_BACK.total_seconds()
         self.told = {run: at for run, at in self.told.items() if at > oldest} | {record.dagster_run.run_id: ended_at}
