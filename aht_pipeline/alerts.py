@@ -21,7 +21,7 @@ def post(webhook_url: str, text: str) -> None:
     import requests  # takes its time, and most that import this post nothing
 
     try:
-        reply = requests.post(webhook_url, json=_message(webhook_url, text), timeout=_TIMEOUT_S, allow_redirects=False)
+        reply = requests.post(webhook_url, json=message(webhook_url, text), timeout=_TIMEOUT_S, allow_redirects=False)
     except requests.RequestException as error:
         raise AlertFailed(
             f"the webhook of AHT_ALERT_WEBHOOK_URL did not answer ({type(error).__name__}): check it, the alert is "
@@ -34,8 +34,11 @@ def post(webhook_url: str, text: str) -> None:
         )
 
 
-def _message(webhook_url: str, text: str) -> dict[str, Any]:
-    """`text` is all that Slack, and what understands Slack's messages, needs; Teams' workflows show only cards."""
+def message(webhook_url: str, text: str) -> dict[str, Any]:
+    """The JSON that this webhook shows as it is.
+
+    `text` is all that Slack, and what understands Slack's messages, needs; Teams' workflows show only cards.
+    """
     text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} …"
     if not (urlsplit(webhook_url).hostname or "").endswith(_MICROSOFTS):
         return {"text": text}

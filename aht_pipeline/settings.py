@@ -69,13 +69,17 @@ def _base(value: str) -> str:
 
 
 def _check_host(url: SplitResult) -> None:
-    try:
-        _ = url.port
-    except ValueError:
-        raise ValueError("must name a port from 1 to 65535, if any") from None
+    _check_port(url)
     name = (url.hostname or "").removesuffix(".")
     if not (":" in name or all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in name.split("."))):
         raise ValueError(f"names no host: {name!r} cannot be one")
+
+
+def _check_port(url: SplitResult) -> None:
+    try:
+        _ = url.port
+    except ValueError:
+        raise ValueError("must name one host, and a port from 1 to 65535 or none") from None
 
 
 def _web(value: str) -> str:
@@ -99,10 +103,7 @@ def _postgres(value: SecretStr) -> SecretStr:
         raise ValueError(
             "cannot be read: in a password or a name, write @ as %40, / as %2F, # as %23, : as %3A and % as %25"
         )
-    try:
-        _ = url.port
-    except ValueError:
-        raise ValueError("must name one host, and a port from 1 to 65535 or none") from None
+    _check_port(url)
     if "\0" in unquote(text):
         raise ValueError("must not hold %00, the NUL character")
     for name in _SECRET_PARAMETERS & parse_qs(url.query).keys():

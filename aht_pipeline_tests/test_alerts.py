@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aht_pipeline.alerts import AlertFailed, post
+from aht_pipeline.alerts import AlertFailed, message, post
 from aht_pipeline.days import Day
 from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
 from aht_pipeline.warehouse import engine
@@ -163,6 +163,14 @@ def test_a_check_that_fails_again_is_no_news(account: Outside, simulator: Simula
     account.run("load", "--from", YESTERDAY, "--replay")
     low = [text for text in webhook.texts if "usual_volume" in text]
     assert [f"{YESTERDAY} has 3 segments" in text for text in low] == [True]
+
+
+def test_teams_is_sent_a_card_and_everyone_else_a_text() -> None:
+    assert message("https://hooks.slack.com/services/x", "one\ntwo") == {"text": "one\ntwo"}
+    for_teams = message("https://prod-1.westeurope.logic.azure.com/workflows/x", "one\ntwo")
+    (card,) = for_teams["attachments"]
+    assert card["contentType"] == "application/vnd.microsoft.card.adaptive"
+    assert [block["text"] for block in card["content"]["body"]] == ["one", "two"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/secret", "http://256.1.1.1/secret", "http://[::1]:9/secret"])
