@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from aht_pipeline.archive import StoredPull
+from aht_pipeline.pipeline import Pipeline
 from aht_pipeline.warehouse.tables import agent_segments
-from benchmarks import rig
+from benchmarks import pulls, rig
+from benchmarks.rig import Rig
 
 _CHUNK = 1_000_000
 
@@ -14,6 +21,32 @@ _NEW_ID = (
     "left(translate(encode(uuid_send(gen_random_uuid()), 'base64'), '+/', '-_'), 22)"
 )
 _OTHERS = ", ".join(column.name for column in agent_segments.columns if column.name != "segment_id")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """An empty warehouse with a sample of a day's rows, and that day's archived pull; `folder` is for files."""
+
+    url: str
+    folder: Path
+    pipeline: Pipeline
+    original: StoredPull
+
+
+@contextmanager
+def sampled_day(bench: Rig, segments: int) -> Iterator[Sampled]:
+    """A day of so many segments, pulled, loaded once, and taken as the sample."""
+    day = rig.weekdays(1)[0]
+    with (
+        bench.simulator([day], segments) as api,
+        bench.database() as url,
+        tempfile.TemporaryDirectory(dir=bench.directory) as folder,
+        pulls.open_pipeline(api, Path(folder) / "archive", url) as pipeline,
+    ):
+        original = pulls.pull(pipeline, day)
+        pipeline.load(original)
+        take_sample(url)
+        yield Sampled(url, Path(folder), pipeline, original)
 
 
 def take_sample(url: str) -> None:

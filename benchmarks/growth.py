@@ -5,9 +5,7 @@ Each sample adds to the table, so those of a size lie between it and a million m
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 from aht_pipeline.pipeline import Loaded
@@ -20,17 +18,9 @@ SMOKE_SIZES = (0, 5_000)
 
 
 def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
-    day = rig.weekdays(1)[0]
     figures: list[Figure] = []
-    with (
-        bench.simulator([day], bench.size(100_000, smoke=1_000)) as api,
-        bench.database() as url,
-        tempfile.TemporaryDirectory(dir=bench.directory) as folder,
-        pulls.open_pipeline(api, Path(folder) / "archive", url) as pipeline,
-    ):
-        original = pulls.pull(pipeline, day)
-        pipeline.load(original)
-        big_table.take_sample(url)
+    with big_table.sampled_day(bench, bench.size(100_000, smoke=1_000)) as day:
+        url, pipeline, original = day.url, day.pipeline, day.original
         at_nothing: float | None = None
         for size in SMOKE_SIZES if bench.smoke else SIZES:
             say(f"{size:,} rows")
@@ -49,7 +39,7 @@ def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
             def copy(size: int = size) -> float:
                 if size == 0:
                     big_table.empty(url)
-                return big_table.copy_rows_like_the_sample(url, Path(folder) / "rows.csv")
+                return big_table.copy_rows_like_the_sample(url, day.folder / "rows.csv")
 
             samples = bench.alternate({"ours": ours, "psql \\copy": copy})
             took = median(samples["ours"])

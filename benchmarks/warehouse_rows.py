@@ -6,7 +6,6 @@ ledger. For new rows, what reading and normalising took is also taken off: then 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,22 +17,13 @@ from benchmarks.rig import Rig, Written
 
 
 def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
-    day = rig.weekdays(1)[0]
     table = bench.size(5_000_000, smoke=20_000)
-    with (
-        bench.simulator([day], bench.size(100_000, smoke=2_000)) as api,
-        bench.database() as url,
-        tempfile.TemporaryDirectory(dir=bench.directory) as folder,
-        pulls.open_pipeline(api, Path(folder) / "archive", url) as pipeline,
-    ):
-        original = pulls.pull(pipeline, day)
-        pipeline.load(original)
-        big_table.take_sample(url)
+    with big_table.sampled_day(bench, bench.size(100_000, smoke=2_000)) as day:
         say(f"filling a table with {table:,} rows")
-        big_table.fill(url, table)
-        days = _Days(pipeline, original, url)
+        big_table.fill(day.url, table)
+        days = _Days(day.pipeline, day.original, day.url)
         return [
-            *_new_rows(bench, days, Path(folder) / "rows.csv"),
+            *_new_rows(bench, days, day.folder / "rows.csv"),
             *_unchanged(bench, days),
             *_restated(bench, days),
         ]
