@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # what needs no API and no Dagster starts without them
     from aht_pipeline.pipeline import Pipeline
     from aht_pipeline.source import AhtApi
 
+API_POOL = "aht_api"
+"""Runs take turns in it, as far as the instance limits it: two backfills ask the API no more than one does."""
+
 WAREHOUSE_DATABASE = "warehouse"
 DAGSTER_DATABASE = "dagster"
 
@@ -170,7 +173,7 @@ def open_dagster(settings: Settings) -> Iterator[dg.DagsterInstance]:
     with ExitStack() as stack:
         try:
             instance = stack.enter_context(dg.DagsterInstance.from_config(str(settings.dagster_home)))
-            instance.get_run_records(limit=1)
+            _make_ready(instance)
         except Exception as error:  # noqa: BLE001 - whatever its storage raises
             raise SettingsError(
                 f"the Dagster instance in {settings.dagster_home} cannot be used ({type(error).__name__}): check its "
@@ -199,7 +202,15 @@ def _make_storage(home: Path) -> None:
     import dagster as dg
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        instance.get_run_records(limit=1)
+        _make_ready(instance)
+
+
+def _make_ready(instance: dg.DagsterInstance) -> None:
+    """Its tables are there, and its pool has its limit: Dagster gives it that only after the first runs."""
+    instance.get_run_records(limit=1)
+    storage = instance.event_log_storage
+    if instance.global_op_concurrency_default_limit and API_POOL not in storage.get_concurrency_keys():
+        storage.initialize_concurrency_limit_to_default(API_POOL)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -147,6 +147,9 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
             "weekly_agent_segments": ("45 5 * * 0", "UTC", "RUNNING"),
         }
         assert simulator.requests == []  # nothing is loaded before the first tick
+        assert ui.ask('{ instance { concurrencyLimit(concurrencyKey: "aht_api") { slotCount } } }') == {
+            "instance": {"concurrencyLimit": {"slotCount": 1}}
+        }
 
         launched = ui.launch_backfill(FIRST, YESTERDAY)
         assert ui.backfill_ends(launched) == "COMPLETED_FAILED"

@@ -12,6 +12,7 @@ import dagster as dg
 
 from aht_pipeline.defs.checks import check_specs, evaluate_day, evaluate_no_gaps
 from aht_pipeline.defs.metadata import column_schema, load_metadata, pull_metadata
+from aht_pipeline.home import API_POOL
 from aht_pipeline.settings import Settings
 
 if TYPE_CHECKING:  # pandas and the like are imported by the run that works with them
@@ -21,9 +22,6 @@ RAW = dg.AssetKey("raw_agent_segments")
 SEGMENTS = dg.AssetKey("agent_segments")
 
 DAYS_A_RUN = 31
-
-API_POOL = "aht_api"
-"""Runs take turns in it, as far as the instance limits it: two backfills ask the API no more than one does."""
 
 Result = TypeVar("Result")
 Announce = Callable[[dg.AssetKey, "Done[Any]"], None]
