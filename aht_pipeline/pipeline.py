@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Next = TypeVar("Next")
 
-_END = object()
-
 
 class NothingToReplay(AhtError):
     """The archive holds no complete pull of a day."""
@@ -136,7 +134,7 @@ class Pipeline:
             dagster_run_id=run_id,
             max_rejected_percent=self.max_rejected_percent,
         )
-        load = load_day(self.warehouse, facts, lambda: one_ahead(normalizing.over(batches())))
+        load = load_day(self.warehouse, facts, lambda: normalizing.over(batches()))
         return Loaded(stored, load, normalizing.seconds, frozenset(seen_fields), frozenset(seen_end_reasons))
 
     def _connected(self) -> AhtApi:
@@ -161,15 +159,6 @@ class _Stopwatch:
             finally:
                 self.seconds += time.monotonic() - began
             yield item
-
-
-def one_ahead(items: Iterator[Result]) -> Iterator[Result]:
-    """The same items, each made in another thread while the caller is busy with the one before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="aht-batch") as worker:
-        upcoming = worker.submit(next, items, _END)
-        while (item := upcoming.result()) is not _END:
-            upcoming = worker.submit(next, items, _END)
-            yield item  # type: ignore[misc]
 
 
 def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:

@@ -117,6 +117,7 @@ def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_
                 nonlocal attempts
                 attempts += 1
                 yield halves[0]
+                yield batch()  # what comes after it is made when the first is written
                 with suppress(threading.BrokenBarrierError):  # the second time, and where the other has to wait
                     both_have_begun.wait(5)  # noqa: B023
                     both_have_begun.abort()  # noqa: B023

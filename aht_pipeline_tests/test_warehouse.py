@@ -32,7 +32,7 @@ from aht_pipeline.warehouse import (
     record_refusal,
     volumes_of_the_weekday,
 )
-from aht_pipeline.warehouse.merge import MERGE, create_stage, merge
+from aht_pipeline.warehouse.merge import MERGE, create_stage, merge, plain_rows
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
 from aht_pipeline_tests.loading import ACCOUNT, DAY, PULLED_AT, batch, facts, load, query, reject, segment
 
@@ -644,6 +644,7 @@ def test_a_load_that_loses_a_deadlock_is_tried_again(url: str, warehouse: sa.Eng
         def batches() -> Iterator[SegmentBatch]:
             rounds.append(len(rounds))
             yield batch(segment(1, total_handle_time_ms=1))
+            yield batch()  # what comes after it is made when the first is written
             if len(rounds) == 1:
                 pool.submit(cross)
                 eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
@@ -674,7 +675,7 @@ def test_known_rows_are_found_through_the_key_and_never_by_a_scan(warehouse: sa.
     with warehouse.begin() as connection:
         create_stage(connection)
         frame = batch(*(segment(number) for number in range(3000, 8000))).frame
-        merge(connection, ACCOUNT, frame, LATER, LATER, may_change=True)
+        merge(connection, ACCOUNT, plain_rows(frame), LATER, LATER, may_change=True)
         plan = "\n".join(connection.execute(sa.text(f"EXPLAIN {MERGE.text}"), parameters).scalars())
 
     assert "agent_segments_pkey" in plan

@@ -143,12 +143,8 @@ class Http:
         signer = call.authorisation.sign(self) if call.authorisation else _NoAuth()
         try:
             with self.throttle.slot(call.abandon):
-                response = self._session.request(
-                    call.method,
-                    call.url,
-                    params=call.params,
-                    data=call.form,
-                    auth=signer,
+                response = self._session.send(
+                    call.prepared(self._session.headers, signer),
                     **self._environment(call.url),
                     timeout=(self.pacing.connect_timeout_s, self.pacing.read_timeout_s),
                     allow_redirects=False,
@@ -207,6 +203,12 @@ class _Call(Generic[Answer]):
     abandon: threading.Event
     params: Mapping[str, str | int] = field(default_factory=dict)
     form: Mapping[str, str] | None = None
+
+    def prepared(self, headers: Mapping[str, str | bytes], signer: AuthBase) -> requests.PreparedRequest:
+        """One attempt. The session would merge what it holds into it: nothing, but not for nothing."""
+        request = requests.PreparedRequest()
+        request.prepare(self.method, self.url, dict(headers), params=self.params, data=self.form, auth=signer)
+        return request
 
     def __str__(self) -> str:
         query = "&".join(f"{key}={value}" for key, value in self.params.items())

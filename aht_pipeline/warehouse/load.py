@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from psycopg2.extensions import TransactionRollbackError
 
+from aht_pipeline.ahead import one_ahead
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
 from aht_pipeline.warehouse.ledger import standing_of
 from aht_pipeline.warehouse.locks import hold_day
-from aht_pipeline.warehouse.merge import Merged, create_stage, insert_new, merge
+from aht_pipeline.warehouse.merge import Merged, Rows, complete_rows, create_stage, insert_new, merge, plain_rows
 from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
 from aht_pipeline.warehouse.tables import loads
 
@@ -100,8 +101,8 @@ def load_day(
 ) -> LoadResult:
     """Load a whole, proved pull of a day; on any failure the warehouse is as it was.
 
-    `batches` makes the day's batches, each segment in one of them; they are read once, one at a time, and made again
-    when the transaction lost against another one and is tried again.
+    `batches` makes the day's batches, each segment in one of them. They are read once, in another thread, one ahead of
+    what is written, and made again when the transaction lost against another one and is tried again.
 
     Raises DayBusy, ForeignSegment, LedgerMismatch, OutsideDay, RejectedTooMany, WarehouseError, and whatever the
     batches raise.
@@ -144,13 +145,21 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
     mended: list[str] = []
     create_stage(connection)
     all_are_new = standing.is_first
-    for batch in batches:
-        _refuse_outside_day(facts, batch)
-        all_are_new = all_are_new and insert_new(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at)
+
+    def with_rows() -> Iterator[tuple[SegmentBatch, Rows]]:
+        for batch in batches:
+            _refuse_outside_day(facts, batch)
+            if standing.is_first:
+                yield batch, complete_rows(batch.frame, facts.account_id, facts.pulled_at, loaded_at)
+            else:
+                yield batch, plain_rows(batch.frame)
+
+    for batch, rows in one_ahead(with_rows()):
+        all_are_new = all_are_new and insert_new(connection, rows)
         if all_are_new:
-            merged = Merged(inserted=len(batch.frame), updated=0, unchanged=0)
+            merged = Merged(inserted=rows.count, updated=0, unchanged=0)
         else:
-            merged = merge(connection, facts.account_id, batch.frame, facts.pulled_at, loaded_at, is_newest)
+            merged = merge(connection, facts.account_id, rows, facts.pulled_at, loaded_at, is_newest)
         keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at, is_newest)
         if unresolved:
             mended += [sha for segment_id in batch.frame["segment_id"] for sha in unresolved.get(segment_id, ())]

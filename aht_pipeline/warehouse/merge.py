@@ -7,9 +7,10 @@ meets none that is known: its batches are copied into the table itself, until on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import sqlalchemy as sa
 from psycopg2 import errors
@@ -26,7 +27,7 @@ _names = [column.name for column in SEGMENT_COLUMNS]
 _values = [name for name in _names if name != "segment_id"]
 
 
-def _listed(names: list[str], of: str = "") -> str:
+def _listed(names: Sequence[str], of: str = "") -> str:
     return ", ".join(f"{of}.{name}" if of else name for name in names)
 
 
@@ -34,16 +35,12 @@ def _listed(names: list[str], of: str = "") -> str:
 
 # Typed and collated as the table is: probing a "C" key with another collation would scan the table for every row.
 _CREATE_STAGE = sa.text(
-    f"""
+    """
     CREATE TEMPORARY TABLE staged_segments ON COMMIT DROP AS
-    SELECT {_listed(_names)} FROM aht.agent_segments WITH NO DATA
-    """  # noqa: S608
+    SELECT * FROM aht.agent_segments WITH NO DATA
+    """
 )
 
-_COPY = f"COPY pg_temp.staged_segments ({_listed(_names)}) FROM STDIN WITH (FORMAT csv)"
-
-_LOADS_OWN = ["account_id", "pulled_at", "first_loaded_at", "updated_at", "revision"]
-_COPY_NEW = f"COPY aht.agent_segments ({_listed(_names + _LOADS_OWN)}) FROM STDIN WITH (FORMAT csv)"
 
 # OFFSET 0 keeps the planner from turning the probes of the key into a scan of the whole table.
 # The UPDATE's own conditions hold against rows that another session committed since the comparison.
@@ -100,6 +97,19 @@ class ForeignSegment(AhtError):
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A batch as COPY reads it: `csv` holds `columns`, ordered by the key. `count`: how many rows they are."""
+
+    columns: tuple[str, ...]
+    csv: BinaryIO
+    count: int
+
+    def copy_into(self, connection: sa.Connection, table: str) -> None:
+        self.csv.seek(0)
+        copy_in(connection, f"COPY {table} ({_listed(self.columns)}) FROM STDIN WITH (FORMAT csv)", self.csv)
+
+
+@dataclass(frozen=True)
 class Merged:
     """What became of the rows of one batch; the three add up to its rows."""
 
@@ -115,13 +125,28 @@ def create_stage(connection: sa.Connection) -> None:
     connection.execute(_CREATE_STAGE)
 
 
-def insert_new(
-    connection: sa.Connection, account_id: str, frame: pd.DataFrame, pulled_at: datetime, loaded_at: datetime
-) -> bool:
-    """Add the segments of a frame to the table if none of them is known; whether that was so. Else nothing is done."""
+def complete_rows(frame: pd.DataFrame, account_id: str, pulled_at: datetime, loaded_at: datetime) -> Rows:
+    """The segments of a frame, each id once, with all that the table holds of them: what `insert_new` needs."""
+    own = {
+        "account_id": account_id,
+        "pulled_at": pulled_at.isoformat(),
+        "first_loaded_at": loaded_at.isoformat(),
+        "updated_at": loaded_at.isoformat(),
+        "revision": "1",
+    }
+    return Rows((*_names, *own), _csv(frame, *own.values()), len(frame))
+
+
+def plain_rows(frame: pd.DataFrame) -> Rows:
+    """The segments of a frame, each id once: all that `merge` needs."""
+    return Rows(tuple(_names), _csv(frame), len(frame))
+
+
+def insert_new(connection: sa.Connection, rows: Rows) -> bool:
+    """Add complete rows to the table if none of them is known; whether that was so. Else nothing is done."""
     savepoint = connection.begin_nested()
     try:
-        copy_in(connection, _COPY_NEW, _csv(frame, account_id, pulled_at, loaded_at, loaded_at, 1))
+        rows.copy_into(connection, "aht.agent_segments")
     except errors.UniqueViolation:
         savepoint.rollback()
         return False
@@ -132,24 +157,24 @@ def insert_new(
 def merge(
     connection: sa.Connection,
     account_id: str,
-    frame: pd.DataFrame,
+    rows: Rows,
     pulled_at: datetime,
     loaded_at: datetime,
     may_change: bool,
 ) -> Merged:
-    """Bring the segments of a frame, each id once, into the table; without `may_change` only those that are new.
+    """Bring rows into the table; without `may_change` only those that are new.
 
     Raises ForeignSegment.
     """
     connection.execute(sa.text("TRUNCATE pg_temp.staged_segments"))
-    copy_in(connection, _COPY, _csv(frame))
+    rows.copy_into(connection, "pg_temp.staged_segments")
     counted = connection.execute(
         MERGE,
         {"account_id": account_id, "pulled_at": pulled_at, "loaded_at": loaded_at, "may_change": may_change},
     ).one()
     if counted.inserted + counted.updated < counted.changed:
         _refuse_foreign(connection, account_id)
-    return Merged(counted.inserted, counted.updated, len(frame) - counted.inserted - counted.updated)
+    return Merged(counted.inserted, counted.updated, rows.count - counted.inserted - counted.updated)
 
 
 def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
@@ -161,17 +186,17 @@ def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
         )
 
 
-def _csv(frame: pd.DataFrame, *constants: Any) -> Any:
+def _csv(frame: pd.DataFrame, *constants: str) -> Any:
     """The frame as Postgres reads it, ordered by the key: twice as fast to merge, and no two loads lock crosswise.
 
-    constants: values that follow in every row.
+    constants: texts that follow in every row.
     """
     import pyarrow as pa  # takes longer to import than to ask the warehouse where it stands
     from pyarrow import csv
 
     table = pa.Table.from_pandas(frame[_names], preserve_index=False).sort_by("segment_id")
     columns = [_plain(column) for column in table.columns]
-    columns += [_plain(pa.chunked_array([pa.repeat(value, len(frame))])) for value in constants]
+    columns += [pa.chunked_array([pa.repeat(text, len(frame))]) for text in constants]
     plain = pa.table(columns, names=[str(position) for position in range(len(columns))])
     sink = pa.BufferOutputStream()
     csv.write_csv(plain, sink, csv.WriteOptions(include_header=False))  # quotes all text, so that "" is not null
