@@ -144,6 +144,7 @@ def test_a_migration_beside_a_running_load(database_url: str) -> None:
 
     def batches() -> Iterator[SegmentBatch]:
         yield batch(segment(1))
+        yield batch()  # what comes after it is made when the first is written
         upgrade(database_url)
         with pytest.raises(WarehouseError, match=r"aht_pipeline from .* holds RowExclusiveLock on aht\."):
             downgrade(database_url + "?options=-c%20lock_timeout%3D300ms", "base")

@@ -525,6 +525,7 @@ def loading(url: str, *first: SegmentBatch, **values: Any) -> Iterator[tuple[Fut
 
     def batches() -> Iterator[SegmentBatch]:
         yield from first
+        yield batch()  # what comes after it is made when those are written
         reached.set()
         assert go.wait(60)
 
