@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -166,16 +166,18 @@ class Archive:
         no page counts before the last one was read.
         """
         digest = hashlib.sha256()
-        frames = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-        rest = b""
-        with self._telling("read", stored.file):
+
+        def decompressed() -> Iterator[bytes]:
+            frames = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
             for piece in obstore.get(self._store, stored.file).stream(_READ_BYTES):
                 digest.update(piece)
                 try:
-                    *lines, rest = (rest + frames.decompress(piece)).split(b"\n")
+                    yield frames.decompress(piece)
                 except zstandard.ZstdError as error:
                     raise self._damaged(stored, str(error)) from None
-                yield from lines
+
+        with self._telling("read", stored.file):
+            yield from _lines(decompressed())
         if digest.hexdigest() != stored.sha256:
             raise self._damaged(stored, f"its sha256 is {digest.hexdigest()}, not {stored.sha256}")
 
@@ -280,6 +282,18 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 _FIX = "check AHT_ARCHIVE_URL and, for an object store, its credentials"
+
+
+def _lines(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text that comes in pieces, each copied once; what follows the last line end is dropped."""
+    begun: list[bytes] = []
+    for text in texts:
+        start = 0
+        while (end := text.find(b"\n", start)) >= 0:
+            begun.append(text[start:end])
+            yield b"".join(begun)
+            begun, start = [], end + 1
+        begun.append(text[start:])
 
 
 def _folder_of(account_id: str, day: Day) -> str:

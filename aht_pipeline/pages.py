@@ -98,12 +98,11 @@ def is_usable_id(segment_id: object) -> bool:
 
 def _usable_ids(body: bytes) -> list[str] | None:
     """The ids of all segments of the page; None where one of them may be none."""
-    if b"\\u0000" in body:
-        return None
     try:
-        return [row.segmentId for row in _ids_decoder.decode(body).segments]
+        ids = [row.segmentId for row in _ids_decoder.decode(body).segments]
     except _UNREADABLE:
         return None
+    return None if "\0" in "".join(ids) else ids
 
 
 def _key_of(raw: msgspec.Raw) -> int:

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the annotation of `context` as it is.
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -54,6 +55,7 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
         from aht_pipeline.pipeline import ahead
 
         pipeline: Pipeline = context.resources.pipeline
+        gc.freeze()  # all that was imported stays: collecting garbage need not walk over it again and again
         keys = context.selected_asset_keys
         partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
         failures: dict[str, str] = {}

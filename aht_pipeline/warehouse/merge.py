@@ -194,7 +194,7 @@ def _csv(frame: pd.DataFrame, *constants: str) -> Any:
     import pyarrow as pa  # takes longer to import than to ask the warehouse where it stands
     from pyarrow import csv
 
-    table = pa.Table.from_pandas(frame[_names], preserve_index=False).sort_by("segment_id")
+    table = pa.Table.from_pandas(frame[_names], preserve_index=False, nthreads=1).sort_by("segment_id")
     columns = [_plain(column) for column in table.columns]
     columns += [pa.chunked_array([pa.repeat(text, len(frame))]) for text in constants]
     plain = pa.table(columns, names=[str(position) for position in range(len(columns))])
