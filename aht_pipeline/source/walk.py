@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,7 @@ class Proof:
     def rows(self) -> int:
         return sum(len(keys) for keys in self.keys)
 
-    @property
+    @cached_property
     def reported(self) -> int:
         return len(_distinct(self.keys))
 

@@ -182,8 +182,8 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
 def _refuse_outside_day(facts: LoadFacts, batch: SegmentBatch) -> None:
     """Normalising leaves no such row; reports by day would be wrong if it ever did."""
     window, closes = facts.day.window, batch.frame["end_time"]
-    outside = batch.frame[(closes < window.start) | (closes >= window.end)]
-    if len(outside):
+    if len(closes) and (closes.min() < window.start or closes.max() >= window.end):
+        outside = batch.frame[(closes < window.start) | (closes >= window.end)]
         raise OutsideDay(
             f"day {facts.day} of account {facts.account_id}: segment {outside['segment_id'].iloc[0]} closed outside "
             f"the day, {window}. Nothing was loaded."
