@@ -252,7 +252,9 @@ def test_a_warehouse_that_another_role_has_migrated_is_handed_over(roles: Roles)
         query(
             roles.superuser,
             "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('aht', 'reporting') "
-            "AND relowner <> 'aht_owner'::regrole",
+            "AND relowner <> 'aht_owner'::regrole "
+            "UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'aht'::regnamespace "
+            "AND proowner <> 'aht_owner'::regrole",
         )
         == []
     )

@@ -89,7 +89,7 @@ def _unchanged(bench: Rig, days: _Days) -> list[Figure]:
 
 
 def _restated(bench: Rig, days: _Days) -> list[Figure]:
-    """A checkpoint comes before the first load, none in between: after one, the first change of a page logs it whole."""
+    """A checkpoint comes before the first load, none in between: the first change of a page after one logs it whole."""
     changed = {percent: len(range(0, days.rows, 100 // percent)) for percent in (2, 4)}
     wrote: dict[int, list[Written]] = {percent: [] for percent in changed}
     for _ in range(bench.rounds):

@@ -49,22 +49,29 @@ ALTER SCHEMA aht OWNER TO aht_owner;
 CREATE SCHEMA IF NOT EXISTS reporting AUTHORIZATION aht_owner;
 GRANT USAGE, CREATE ON SCHEMA reporting TO aht_owner; -- which stays its owner's where it was there, as others may use it
 
--- The tables of `aht`, and our views of `reporting`.
+-- Everything in `aht`, and our views of `reporting`.
 DO $$
 DECLARE
     relation regclass;
+    routine regprocedure;
 BEGIN
     FOR relation IN
         SELECT oid
         FROM pg_class
         WHERE relowner <> 'aht_owner'::regrole
             AND (
-                relnamespace = 'aht'::regnamespace AND relkind = 'r'
-                OR relnamespace = 'reporting'::regnamespace AND relkind = 'v'
-                    AND relname IN ('account_timezone', 'agent_day', 'skill_day', 'group_day', 'day_coverage')
+                relnamespace = 'aht'::regnamespace AND relkind IN ('r', 'v')
+                OR relnamespace = 'reporting'::regnamespace AND relkind = 'v' AND relname IN (
+                    'account_timezone', 'agent_day', 'agent_segments', 'agent_skill_day', 'conversation_metrics',
+                    'day_coverage', 'group_day', 'skill_day', 'skill_interval', 'skill_transfers'
+                )
             )
     LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO aht_owner', relation); -- of a view too
+    END LOOP;
+    FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'aht'::regnamespace AND proowner <> 'aht_owner'::regrole
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s OWNER TO aht_owner', routine);
     END LOOP;
 END $$;
 

@@ -19,6 +19,7 @@ from aht_pipeline.warehouse.migrate import (
     require_current,
     upgrade,
 )
+from aht_pipeline.warehouse.rollups import changed_days, refresh_rollups
 
 __all__ = [
     "DayBusy",
@@ -31,6 +32,7 @@ __all__ = [
     "OutsideDay",
     "RejectedTooMany",
     "WarehouseError",
+    "changed_days",
     "current_revision",
     "day_records",
     "downgrade",
@@ -40,6 +42,7 @@ __all__ = [
     "load_day",
     "loaded_timezone",
     "record_refusal",
+    "refresh_rollups",
     "require_current",
     "upgrade",
     "volumes_of_the_weekday",

@@ -140,6 +140,83 @@ refused_days = sa.Table(
     comment="Days that the API refused as older than its memory of one month",
 )
 
+changed_quarters = sa.Table(
+    "changed_quarters",
+    metadata,
+    sa.Column("account_id", sa.Text, primary_key=True, comment="LivePerson account"),
+    sa.Column(
+        "quarter_start",
+        _moment,
+        primary_key=True,
+        comment="Begin of the quarter in which a changed segment closes, or closed before",
+    ),
+    sa.Column(
+        "changed_by",
+        sa.BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="Transaction that changed it: whoever rolls up takes away only the marks that it saw",
+    ),
+    comment="Quarters of an hour whose segments changed since their day was last rolled up",
+)
+
+
+def _measures() -> list[sa.Column[Any]]:
+    counts = {
+        "segments": "Segments that closed",
+        "closed_by_agent": "Of these, closed by the agent",
+        "closed_by_consumer": "Of these, closed by the consumer",
+        "closed_by_system": "Of these, closed by the system",
+        "transfers": "Of these, transferred to an agent or a skill",
+        "back_to_queue": "Of these, given back to the queue",
+        "zero_handle_segments": "Of these, with a handle time of 0",
+    }
+    total = sa.Column(
+        "total_handle_time_ms", sa.Numeric, nullable=False, comment="Sum of their actual handle time, in milliseconds"
+    )
+    return [sa.Column(name, sa.BigInteger, nullable=False, comment=text) for name, text in counts.items()] + [total]
+
+
+def _key(name: str, kind: type[sa.types.TypeEngine[Any]], comment: str) -> sa.Column[Any]:
+    return sa.Column(name, kind, primary_key=True, autoincrement=False, comment=comment)
+
+
+interval_rollup = sa.Table(
+    "interval_rollup",
+    metadata,
+    _key("account_id", sa.Text, "LivePerson account"),
+    _key("close_date", sa.Date, "Day of the quarter, in the account's time zone"),
+    sa.Column("interval_start", _moment, primary_key=True, comment="Begin of the quarter in which the segments closed"),
+    _key("skill_id", sa.BigInteger, "LivePerson's id of the skill; -1 for none"),
+    *_measures(),
+    comment="Sums of agent_segments by skill and quarter of an hour; read reporting.skill_interval instead",
+)
+
+daily_rollup = sa.Table(
+    "daily_rollup",
+    metadata,
+    _key("account_id", sa.Text, "LivePerson account"),
+    _key("grain", sa.Text, "What a row stands for beside its day: agent, skill, group or agent_skill"),
+    _key("close_date", sa.Date, "Day on which the segments closed, in the account's time zone"),
+    _key("agent_id", sa.BigInteger, "LivePerson's id of the agent; -1 where the grain has none"),
+    _key("skill_id", sa.BigInteger, "LivePerson's id of the skill; -1 for none, and where the grain has none"),
+    _key("group_id", sa.BigInteger, "LivePerson's id of the agent group; -1 for none, and where the grain has none"),
+    *_measures(),
+    sa.Column(
+        "median_handle_time_ms",
+        sa.Double,
+        nullable=False,
+        comment="Median of their actual handle time, in milliseconds",
+    ),
+    sa.Column(
+        "p90_handle_time_ms",
+        sa.Double,
+        nullable=False,
+        comment="90th percentile of their actual handle time, in milliseconds, interpolated",
+    ),
+    comment="Sums and quantiles of agent_segments by day and grain; read the views of reporting by day instead",
+)
+
 SEGMENT_COLUMNS: tuple[sa.Column[Any], ...] = tuple(
     column for column in agent_segments.columns if column.info.get("of_segment")
 )
