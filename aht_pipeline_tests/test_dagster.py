@@ -25,7 +25,7 @@ from aht_pipeline.warehouse import engine
 from aht_pipeline.warehouse.tables import agent_segments
 from aht_pipeline_tests import loading
 from aht_pipeline_tests.loading import batch
-from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, eventually, of_account
 
 FIRST = days_ago(12)
 POISONED = days_ago(6)
@@ -71,6 +71,7 @@ class Ui:
                 for day in date_range(date.fromisoformat(span["startKey"]), date.fromisoformat(span["endKey"]))
             }
             for node in nodes
+            if "ranges" in node["assetPartitionStatuses"]  # not of an asset without partitions
         }
 
     def launch_backfill(self, first: date, last: date, *assets: str) -> str:
@@ -166,6 +167,10 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
         assert ui.backfill_ends(retried) == "COMPLETED_SUCCESS"
         assert [_days_of(run) for run in ui.runs_of(retried)] == [(str(POISONED), str(POISONED))]
         assert ui.days("MATERIALIZED") == in_both_assets(everything)
+
+        eventually(lambda: account.query("SELECT count(*) FROM aht.changed_days") == [(0,)])
+        rolled_up = account.query("SELECT sum(segments) FROM aht.daily_rollup WHERE grain = 'agent'")
+        assert rolled_up == account.query("SELECT count(*) FROM aht.agent_segments")
     assert account.query("SELECT count(*), count(DISTINCT day) FROM aht.loads") == [(12, 12)]
 
 

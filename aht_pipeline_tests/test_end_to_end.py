@@ -127,6 +127,7 @@ def test_a_restated_segment_raises_its_revision_and_nothing_else(account: Outsid
 
 def test_loading_again_doubles_nothing(account: Outside) -> None:
     account.run("load")
+    assert account.query("SELECT count(*) FROM aht.changed_days") == [(0,)]  # the reports' rollups are refreshed, too
     account.run("load", "--from", days_ago(3))
     assert account.query("SELECT count(*) FROM aht.agent_segments")[0][0] == 9
     assert ledger(account)[3:] == [(str(days_ago(day)), 3, 0, 0, 3, 0) for day in (3, 2, 1)]

@@ -41,7 +41,7 @@ def run_load(first: date | None, last: date | None, replay: bool) -> int:
     if not spans:
         say("No day since the start date is complete yet: nothing to load.")
         return 0
-    return 1 if materialise(settings, spans, replay=replay).failures else 0
+    return 1 if materialise(settings, spans, replay=replay, roll_up=given is None).failures else 0
 
 
 @dataclass
@@ -52,12 +52,16 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) -> Outcome:
-    """Materialise these ranges of days, each as one Dagster run, and tell of every day as it is done."""
+def materialise(settings: Settings, spans: list[Span], *, replay: bool = False, roll_up: bool = False) -> Outcome:
+    """Materialise these ranges of days, each as one Dagster run, and tell of every day as it is done.
+
+    roll_up: refresh the rollups of the reports afterwards, which else the daemon does.
+    """
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
     from aht_pipeline.commands.remains import end_runs_of_the_dead, this_process
     from aht_pipeline.defs import build_defs
     from aht_pipeline.defs.assets import RAW, SEGMENTS
+    from aht_pipeline.defs.rollups import ROLLUPS
     from aht_pipeline.defs.schedules import RANGE_END, RANGE_START
 
     outcome = Outcome()
@@ -82,16 +86,31 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False) 
                     f"{'' if load.settled else ' (provisional)'}"
                 )
 
+        silent = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         job = build_defs(settings, announce).resolve_implicit_global_asset_job_def()
         for first, last in spans:
             result = job.execute_in_process(
                 instance=instance,
                 asset_selection=[SEGMENTS] if replay else [RAW, SEGMENTS],
                 tags={RANGE_START: str(first), RANGE_END: str(last)} | this_process(),
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                run_config=silent,
                 raise_on_error=False,
             )
             _note_what_never_ran(result, outcome, first, last)
+        if roll_up:
+            refreshed = job.execute_in_process(
+                instance=instance,
+                asset_selection=[ROLLUPS],
+                tags=this_process(),
+                run_config=silent,
+                raise_on_error=False,
+            )
+            if not refreshed.success:
+                click.echo(
+                    "aht-pipeline: the rollups of the reports could not be refreshed; its run in the UI says why. The "
+                    "reports are right all the same, and slower",
+                    err=True,
+                )
     _tell_the_end(outcome, days)
     return outcome
 
