@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,10 +11,18 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made in another thread while the caller is busy with the one before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="aht-batch") as worker:
+def one_ahead(items: Iterator[Item], give_up: Callable[[], None] | None = None) -> Iterator[Item]:
+    """The same items, each made in another thread while the caller is busy with the one before.
+
+    give_up: called when the caller wants no more of them, to end the making of the next one, which is waited for.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="aht-ahead") as worker:
         upcoming = worker.submit(next, items, _END)
-        while (item := upcoming.result()) is not _END:
-            upcoming = worker.submit(next, items, _END)
-            yield item  # type: ignore[misc]
+        try:
+            while (item := upcoming.result()) is not _END:
+                upcoming = worker.submit(next, items, _END)
+                yield item  # type: ignore[misc]
+        except BaseException:
+            if give_up:
+                give_up()
+            raise

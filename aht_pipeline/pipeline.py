@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
+from aht_pipeline.ahead import one_ahead
 from aht_pipeline.archive import Archive, StoredPull
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
@@ -29,6 +29,10 @@ Next = TypeVar("Next")
 
 class NothingToReplay(AhtError):
     """The archive holds no complete pull of a day."""
+
+
+class GivenUp(AhtError):
+    """The run was ended while the day was loaded: it was not."""
 
 
 class UnforeseenError(AhtError):
@@ -85,6 +89,11 @@ class Pipeline:
         self.max_rejected_percent = max_rejected_percent
         self._connect = connect
         self._api: AhtApi | None = None
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Have the load that is under way end without a trace, and soon."""
+        self._given_up.set()
 
     def close(self) -> None:
         if self._api:
@@ -119,6 +128,8 @@ class Pipeline:
             has_repeats = pull.rows != pull.reported
             superseded = find_superseded(self.archive.pages(stored)) if has_repeats else None
             for batch in normalize(self.archive.pages(stored), pull.day.window, superseded):
+                if self._given_up.is_set():
+                    raise GivenUp(f"{pull.day}: not loaded, because the run was ended")
                 seen_fields.update(batch.unknown_fields)
                 seen_end_reasons.update(batch.unknown_end_reasons)
                 yield batch
@@ -163,19 +174,7 @@ class _Stopwatch:
 
 def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:
     """Each day's step, in order, always one day ahead of the caller."""
-    upcoming = iter(days)
-    running: deque[Future[Done[Result]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="aht-day") as worker:
-
-        def start_another() -> None:
-            if (day := next(upcoming, None)) is not None:
-                running.append(worker.submit(_attempt, day, partial(step, day)))
-
-        start_another()
-        while running:
-            done = running.popleft().result()
-            start_another()
-            yield done
+    return one_ahead(_attempt(day, partial(step, day)) for day in days)
 
 
 def _attempt(day: Day, step: Callable[[], Result]) -> Done[Result]:

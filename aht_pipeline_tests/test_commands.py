@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from time import sleep
 
 import pytest
 import sqlalchemy as sa
@@ -283,6 +284,32 @@ def test_ctrl_c_ends_a_load_with_its_days_named_and_nothing_else(account: Outsid
     assert "Traceback" not in said
     assert f"{days_ago(2)} to {YESTERDAY}  failed: the run was interrupted before it came to this" in said
     account.run("load")
+
+
+def test_ctrl_c_while_a_day_is_loaded_leaves_nothing_of_it(account: Outside, simulator: Simulator) -> None:
+    simulator.traffic = GeneratedTraffic(segments_per_day=40_000)  # more than are written at once
+    warehouse = engine(account.variables["WAREHOUSE_URL"])
+    with warehouse.begin() as rival:
+        rival.execute(sa.text("LOCK TABLE aht.agent_segments IN SHARE MODE"))
+        process = subprocess.Popen(
+            [str(COMMAND), "load", "--from", str(YESTERDAY)],
+            cwd=account.directory,
+            env=account.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'aht.agent_segments'::regclass"
+        eventually(lambda: account.query(waiting) == [(1,)])
+        os.killpg(process.pid, signal.SIGINT)
+        sleep(1)  # until it has seen to it, which nothing outside shows
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert f"{YESTERDAY}  failed: the run was interrupted before it came to this" in said
+    assert account.query("SELECT count(*) FROM aht.agent_segments") == [(0,)]
+    assert account.query("SELECT count(*) FROM aht.loads") == [(0,)]
 
 
 @pytest.mark.parametrize("variable", ["AHT_HOME", "DAGSTER_HOME"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,7 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False, 
     roll_up: refresh the rollups of the reports afterwards, which else the daemon does.
     """
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # Ctrl-C while Dagster closes a file is no news
     from aht_pipeline.commands.remains import end_runs_of_the_dead, this_process
     from aht_pipeline.defs import build_defs
     from aht_pipeline.defs.assets import RAW, SEGMENTS

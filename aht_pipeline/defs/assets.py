@@ -51,6 +51,7 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
         pool=API_POOL,
     )
     def agent_segments_by_day(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        from aht_pipeline.ahead import one_ahead
         from aht_pipeline.days import Day
         from aht_pipeline.pipeline import ahead
 
@@ -58,14 +59,18 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
         gc.freeze()  # all that was imported stays: collecting garbage need not walk over it again and again
         keys = context.selected_asset_keys
         partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
+        load = partial(pipeline.load, run_id=context.run.run_id)
         failures: dict[str, str] = {}
 
-        for pulled in ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions):
-            done: Done[Any] = pulled
+        # Three at work: one day is told of while the next is loaded and the one after that is pulled.
+        pulls = ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions)
+        days_done: Iterator[tuple[Done[Any], Done[Any]]] = (
+            (pulled, pulled.then(load) if SEGMENTS in keys else pulled) for pulled in pulls
+        )
+        for pulled, done in one_ahead(days_done, pipeline.give_up):
             if RAW in keys:
                 _report(context, announce, RAW, pulled, pull_metadata)
             if SEGMENTS in keys:
-                done = pulled.then(partial(pipeline.load, run_id=context.run.run_id))
                 _report(context, announce, SEGMENTS, done, load_metadata)
                 evaluate_day(context, SEGMENTS, done, pipeline)
             if done.failure is not None:
