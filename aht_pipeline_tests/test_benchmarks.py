@@ -18,7 +18,7 @@ from benchmarks.figures import WrongResult, at_most, check, faster_at_least, rat
 CHECKOUT = Path(__file__).parents[1]
 
 
-QUICK = ["parsing", "latency", "rows", "growth"]  # in one process
+QUICK = ["parsing", "latency", "rows", "growth", "reporting"]  # in one process
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import backfill, commands, fresh, growth, latency, memory, parsing, results, warehouse_rows
+from benchmarks import backfill, commands, fresh, growth, latency, memory, parsing, reporting, results, warehouse_rows
 from benchmarks.figures import Figure, WrongResult
 from benchmarks.peers import PEERS
 from benchmarks.rig import Rig, open_rig
@@ -22,6 +22,7 @@ _BENCHMARKS: dict[str, Callable[[Rig, Callable[[str], None]], list[Figure]]] = {
     "backfill": backfill.measure,
     "rows": warehouse_rows.measure,
     "growth": growth.measure,
+    "reporting": reporting.measure,
 }
 _RESULTS = Path(__file__).parent / "results"
 
@@ -48,8 +49,8 @@ def main(names: tuple[str, ...], smoke: bool, rounds: int | None, output: Path |
     """Measure what the pipeline costs, on this machine, in turns with what it is compared to.
 
     It needs nothing but this checkout, installed with `pip install -e '.[bench]'`: it starts a Postgres server and
-    simulators of its own, in ~/.cache/aht-pipeline-benchmarks (up to 12 GB for `growth`, 4 for `rows`), and removes
-    them. All of it takes an hour or two of a quiet machine; benchmarks/README.md says what each figure means.
+    simulators of its own, in ~/.cache/aht-pipeline-benchmarks (up to 25 GB for `reporting`), and removes
+    them. All of it takes two hours of a quiet machine; benchmarks/README.md says what each figure means.
 
     Results of one benchmark replace its last ones and leave those of others alone. Exits with 1 when a goal was
     missed (with --smoke: one that does not depend on time).

@@ -16,11 +16,12 @@ from benchmarks.rig import Rig
 
 _CHUNK = 1_000_000
 
-_NEW_ID = (
+NEW_ID = (
     "split_part(segment_id, ':', 1) || ':' || agent_id || ':' || gen_random_uuid() || ':' || "
     "left(translate(encode(uuid_send(gen_random_uuid()), 'base64'), '+/', '-_'), 22)"
 )
-_OTHERS = ", ".join(column.name for column in agent_segments.columns if column.name != "segment_id")
+OTHERS = [column.name for column in agent_segments.columns if column.name != "segment_id"]
+_OTHERS = ", ".join(OTHERS)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def fill(url: str, rows: int) -> None:
         rig.query(
             url,
             f"INSERT INTO aht.agent_segments (segment_id, {_OTHERS}) "
-            f"SELECT {_NEW_ID} AS segment_id, {_OTHERS} FROM (SELECT sample.* FROM sample "
+            f"SELECT {NEW_ID} AS segment_id, {_OTHERS} FROM (SELECT sample.* FROM sample "
             f"CROSS JOIN generate_series(0, {portion} / (SELECT count(*) FROM sample)) LIMIT {portion}) AS rows "
             "ORDER BY 1",
         )
@@ -83,6 +84,6 @@ def settle(url: str) -> None:
 def copy_rows_like_the_sample(url: str, file: Path) -> float:
     """`psql \\copy` of as many rows as the sample has, with ids of their own, ready and sorted; its seconds."""
     names = f"segment_id, {_OTHERS}"
-    rows = f"select {_NEW_ID} as segment_id, {_OTHERS} from sample order by 1"
+    rows = f"select {NEW_ID} as segment_id, {_OTHERS} from sample order by 1"
     rig.psql(url, f"\\copy ({rows}) to '{file}' with (format csv)")
     return rig.psql(url, f"\\copy aht.agent_segments ({names}) from '{file}' with (format csv)")
