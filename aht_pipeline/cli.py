@@ -6,6 +6,7 @@ import errno
 import logging
 import sys
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -162,6 +163,23 @@ def status(as_json: bool) -> None:
     from aht_pipeline.commands.status import run_status
 
     sys.exit(run_status(as_json))
+
+
+@main.command()
+@click.option("--from", "first", type=_Day(), help="First day. Default: 27 days before --to.")
+@click.option("--to", "last", type=_Day(), help="Last day. Default: yesterday.")
+@click.option(
+    "--html", "file", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write."
+)
+def report(first: date | None, last: date | None, file: Path) -> None:
+    """Write a page with charts and tables of these days, for people who do not write SQL.
+
+    One file that needs no network and no script: mail it, print it, put it on a share. It needs the extra `report`
+    (`pip install 'aht-pipeline[report]'`), and reads the schema `reporting` only.
+    """
+    from aht_pipeline.commands.report import run_report
+
+    sys.exit(run_report(first, last, file))
 
 
 @main.command()

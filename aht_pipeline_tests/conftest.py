@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
@@ -12,6 +15,9 @@ import pytest
 from aht_pipeline import embedded
 from aht_pipeline.embedded import EmbeddedServer
 from aht_pipeline_tests.outside import Outside
+
+if TYPE_CHECKING:  # not imported for tests that need no browser
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +62,22 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
     finally:
         for home in (outside.home, outside.home / "demo"):
             embedded.remove(home)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox refuses to run as root.
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
