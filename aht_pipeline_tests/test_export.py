@@ -316,6 +316,13 @@ def test_wrong_usage_exits_2_and_writes_nothing(exporting: Exporting) -> None:
         assert cause in told
 
 
+def test_exporting_from_a_home_that_is_not_there_makes_none_and_names_the_path(outside: Outside) -> None:
+    done = outside.run("export", "--profile", "generic", exit_code=2)
+
+    assert f"there is no warehouse at {outside.home}/demo: run `aht-pipeline demo` to make one" in done.stderr
+    assert list(outside.directory.iterdir()) == []
+
+
 def test_a_warehouse_without_the_reports_is_told_what_makes_them(exporting: Exporting) -> None:
     url = exporting.warehouse.url.render_as_string(hide_password=False)
     public.downgrade(url, "0002")
