@@ -204,6 +204,31 @@ def psql(url: bool, arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option(
+    "--profile",
+    type=click.Choice(["generic", "genesys", "injixo"]),
+    required=True,
+    help="Who reads it: anyone, Genesys Cloud's or injixo's import of historical data.",
+)
+@click.option("--from", "first", type=_Day(), help="First day, in the account's zone. Default: the first settled day.")
+@click.option("--to", "last", type=_Day(), help="Last day, itself in. Default: the last settled day.")
+@click.option(
+    "--offered-from-concluded",
+    is_flag=True,
+    help="Write concluded segments as offered, which LivePerson does not say. genesys and injixo need it.",
+)
+def export(profile: str, first: date | None, last: date | None, offered_from_concluded: bool) -> None:
+    """Write handle time by skill and quarter of an hour as CSV, for workforce planning.
+
+    Settled days only, where a segment closed; filed under its close time. Exits 1 when a day of the range is not
+    settled, and names it; the others are written. What the columns mean is in docs/reporting.md.
+    """
+    from aht_pipeline.commands.export import run_export
+
+    sys.exit(run_export(profile, first, last, offered_from_concluded))
+
+
+@main.command()
 @click.option("--from", "first", type=_Time(), help="Earliest close time. Default: 24 hours before --to.")
 @click.option("--to", "last", type=_Time(), help="Latest close time. Default: now.")
 @click.option("--conversation", metavar="ID")

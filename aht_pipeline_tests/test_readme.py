@@ -1,4 +1,4 @@
-"""The README: every command and every query in it works, as it stands there."""
+"""The README and the page on reporting: every command and every query in them works, as it stands there."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from aht_pipeline_tests.outside import COMMAND, Outside, days_ago
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
+REPORTING = (CHECKOUT / "docs" / "reporting.md").read_text()
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def fenced(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in fenced("sh") for line in block.splitlines()]
-SET_UP = COMMANDS[:2]  # run by CI, each in an environment of its own
+def commands(page: str) -> list[str]:
+    return [line for block in fenced("sh", page) for line in block.splitlines()]
+
+
+SET_UP = commands(README)[:2]  # run by CI, each in an environment of its own
+WORKED_QUERIES = re.findall(r"^```sql\n(.*?)^```\n\n```text\n(.*?)^```", REPORTING, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_the_first_command_ends_in_the_demo_and_the_second_in_the_tests() -> Non
     assert all("python3 -m venv" in line and "pip install" in line for line in SET_UP)
 
 
-@pytest.mark.parametrize("line", COMMANDS[2:])
+@pytest.mark.parametrize("line", commands(README)[2:] + commands(REPORTING))
 def test_a_command_of_the_readme_works_on_the_demo(demo: Outside, line: str) -> None:
     path = f"{COMMAND.parent}:{demo.environment['PATH']}"
     done = subprocess.run(
@@ -65,11 +70,32 @@ def _in_these_days(line: str) -> str:
     return re.sub(r"2026-11-(\d\d)", lambda found: str(days_ago(24 - int(found[1]))), line)
 
 
-@pytest.mark.parametrize("statement", fenced("sql"))
+@pytest.mark.parametrize("statement", fenced("sql", README))
 def test_a_query_of_the_readme_finds_something_in_the_demo(demo: Outside, statement: str) -> None:
     done = demo.run("psql", "-At", "-v", "ON_ERROR_STOP=1", "-c", statement)
     assert len(done.stdout.splitlines()) >= 10
     assert all(line.count("|") >= 2 and not line.endswith("|") for line in done.stdout.splitlines())
+
+
+def test_every_query_of_the_page_on_reporting_shows_its_result() -> None:
+    assert [statement for statement, _ in WORKED_QUERIES] == fenced("sql", REPORTING)
+    assert len(WORKED_QUERIES) == 6
+
+
+@pytest.mark.parametrize(("statement", "shown"), WORKED_QUERIES)
+def test_a_worked_query_gives_a_result_like_the_one_that_is_shown(demo: Outside, statement: str, shown: str) -> None:
+    done = demo.run("psql", "-X", "-q", "-P", "footer=off", "-v", "ON_ERROR_STOP=1", "-c", statement)
+    columns, example = _cells(done.stdout), _cells(shown)
+    assert list(columns) == list(example)
+    for name, values in columns.items():
+        assert len(values) == len(example[name]), name
+        assert any(values), name
+
+
+def _cells(printed: str) -> dict[str, list[str]]:
+    """The columns of a table as psql prints it, by name."""
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in printed.splitlines() if line)
+    return dict(zip(head, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def test_the_demo_doubles_nothing_when_it_is_run_again(demo: Outside) -> None:
