@@ -111,12 +111,12 @@ def test_genesys_is_what_its_import_of_historical_data_reads(exporting: Exportin
     exporting.load("UTC", *a_day_of_every_kind())
 
     assert exporting.run("genesys", "--offered-from-concluded") == (
-        "Interval Start UTC Date,Queue,Media Type,Skill Set,Language,Offered,Interactions Handled,Total Handle Time\n"
-        "2026-03-10T12:00:00Z,4100000001,message,,,2,2,301.500\n"
-        "2026-03-10T12:00:00Z,4100000002,message,,,1,1,33.333\n"
-        "2026-03-10T12:00:00Z,none,message,,,1,1,8.000\n"
-        "2026-03-10T12:15:00Z,4100000001,message,,,1,1,0.000\n"
-        "2026-03-10T23:45:00Z,4100000002,message,,,0,0,7.000\n",
+        "Interval Start UTC Date,Queue,Media Type,Offered,Interactions Handled,Total Handle Time\n"
+        "2026-03-10T12:00:00Z,4100000001,message,2,2,301.500\n"
+        "2026-03-10T12:00:00Z,4100000002,message,1,1,33.333\n"
+        "2026-03-10T12:00:00Z,none,message,1,1,8.000\n"
+        "2026-03-10T12:15:00Z,4100000001,message,1,1,0.000\n"
+        "2026-03-10T23:45:00Z,4100000002,message,0,0,7.000\n",
         "",
     )
 
@@ -162,7 +162,7 @@ def test_a_zone_a_quarter_of_an_hour_off_keeps_its_own_midnight(exporting: Expor
 
     assert exporting.lines("generic", *of_the_tenth) == ["2026-03-09T18:15:00Z,4100000001,1,20.000,20.000"]
     assert exporting.lines("genesys", "--offered-from-concluded", *of_the_tenth) == [
-        "2026-03-09T18:15:00Z,4100000001,message,,,1,1,20.000"
+        "2026-03-09T18:15:00Z,4100000001,message,1,1,20.000"
     ]
     assert exporting.lines("injixo", "--offered-from-concluded") == [
         "4100000001;09/03/2026;23:45;1;1;10",

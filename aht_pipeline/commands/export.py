@@ -67,8 +67,7 @@ def _generic(one: _Interval) -> Sequence[object]:
 
 
 def _genesys(one: _Interval) -> Sequence[object]:
-    no_skill_set = no_language = ""
-    return iso(one.start), one.queue, "message", no_skill_set, no_language, one.concluded, one.concluded, one.seconds
+    return iso(one.start), one.queue, "message", one.concluded, one.concluded, one.seconds
 
 
 def _injixo(one: _Interval) -> Sequence[object]:
@@ -85,7 +84,7 @@ _PROFILES = {
         row=_generic,
     ),
     "genesys": _Profile(
-        "Interval Start UTC Date,Queue,Media Type,Skill Set,Language,Offered,Interactions Handled,Total Handle Time",
+        "Interval Start UTC Date,Queue,Media Type,Offered,Interactions Handled,Total Handle Time",
         delimiter=",",
         start=_skill_interval.c.interval_start,
         has_offered=True,
