@@ -70,9 +70,9 @@ def test_its_figures_are_those_of_the_segments(warehouse: sa.Engine, figures: Fi
     for keys, column in ((figures.skills, "skill_id"), (figures.groups, "group_id"), (figures.agents, "agent_id")):
         assert sum(one.measures.segments for one in keys) == figures.total.segments
         for one in keys:
-            shown = (one.measures.segments, one.measures.handle_seconds, one.median_seconds, one.p90_seconds)
+            told = (one.measures.segments, one.measures.handle_seconds, one.median_seconds, one.p90_seconds)
             same = f"{column} IS NOT DISTINCT FROM {one.key or 'NULL'}"
-            assert shown == pytest.approx(one_row(warehouse, f"{sums}, {quantiles}", same), abs=0.001)
+            assert told == pytest.approx(one_row(warehouse, f"{sums}, {quantiles}", same), abs=0.001)
     assert sum(one.measures.segments for one in figures.quarters) == figures.total.segments
     spread = sum(one.segments for one in figures.distribution)
     assert spread + figures.total.zero_handle == figures.total.segments
