@@ -220,8 +220,8 @@ def psql(url: bool, arguments: tuple[str, ...]) -> None:
 def export(profile: str, first: date | None, last: date | None, offered_from_concluded: bool) -> None:
     """Write handle time by skill and quarter of an hour as CSV, for workforce planning.
 
-    Settled days only, where a segment closed; filed under its close time. Exits 1 when a day of the range is not
-    settled, and names it; the others are written. What the columns mean is in docs/reporting.md.
+    Settled days only, where a segment closed; filed under its close time. Days of the range that are not settled are
+    named on stderr; exits 1 when none is. What the columns mean is in docs/reporting.md.
     """
     from aht_pipeline.commands.export import run_export
 

@@ -63,6 +63,18 @@ def look_at_warehouse(settings: Settings) -> sa.Engine:
     return warehouse
 
 
+def look_at_reports(settings: Settings) -> sa.Engine:
+    """The warehouse for whoever may read the schema `reporting`, and perhaps nothing else.
+
+    Raises NoHome as above, and NotMigrated where the reports are not there.
+    """
+    warehouse = engine(warehouse_url(settings))
+    with warehouse.connect() as connection:
+        if connection.scalar(sa.text("SELECT to_regclass('reporting.skill_interval') IS NULL")):
+            raise NotMigrated("the warehouse has no view reporting.skill_interval: run `aht-pipeline migrate`")
+    return warehouse
+
+
 def warehouse_url(settings: Settings) -> str:
     """The warehouse's URL, of the running embedded server or as given. Starts a server that was made before.
 

@@ -17,9 +17,8 @@ import sqlalchemy as sa
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.coverage import ranges
 from aht_pipeline.days import date_range, iso
-from aht_pipeline.errors import CannotTell, SettingsError
-from aht_pipeline.home import warehouse_url
-from aht_pipeline.warehouse import engine
+from aht_pipeline.errors import SettingsError
+from aht_pipeline.home import look_at_reports
 
 _ROWS_AT_ONCE = 10_000
 
@@ -101,7 +100,7 @@ _PROFILES = {
 
 
 def run_export(profile: str, first: date | None, last: date | None, offered_from_concluded: bool) -> int:
-    """0 when every day of the range is settled, 1 when one is not: it is named, and the others are exported.
+    """0 when a day is exported, 1 when none is settled. Days of the range that are not settled are named and left out.
 
     Without `first` the range begins with the first settled day, without `last` it ends with the last one.
     """
@@ -112,31 +111,24 @@ def run_export(profile: str, first: date | None, last: date | None, offered_from
         raise SettingsError(_NO_OFFERED.format(profile=profile))
     settings = configured()
     account = settings.require_account()
-    with engine(warehouse_url(settings)).connect() as connection:
-        _require_views(connection)
+    with look_at_reports(settings).connect() as connection:
         settled = _settled_days(connection, account)
         asked = _range(settled, first, last)
         exported = sorted(settled.intersection(asked))
         _write(connection, account, wanted, exported)
     if not asked:
         click.echo("aht-pipeline: no day is settled yet: see aht-pipeline status", err=True)
-        return 1
     not_settled = sorted(set(asked).difference(exported))
     for begin, end in ranges(not_settled):
         span = f"{begin} is" if begin == end else f"{begin} to {end} are"
         click.echo(f"aht-pipeline: {span} not settled, and not exported: see aht-pipeline status", err=True)
-    return 1 if not_settled else 0
+    return 0 if exported else 1
 
 
 _NO_OFFERED = """\
 {profile} wants to know what was offered, and LivePerson's API does not say. --offered-from-concluded writes the \
 segments that concluded (closed or transferred) in its place, as it does for what was handled: nobody who gave up \
 waiting is in it, and each part of a transferred conversation counts."""
-
-
-def _require_views(connection: sa.Connection) -> None:
-    if connection.execute(sa.text("SELECT to_regclass('reporting.skill_interval')")).scalar_one() is None:
-        raise CannotTell("the warehouse has no view reporting.skill_interval: run `aht-pipeline migrate`")
 
 
 def _settled_days(connection: sa.Connection, account: str) -> set[date]:

@@ -10,7 +10,7 @@ import click
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.days import yesterday
 from aht_pipeline.errors import SettingsError
-from aht_pipeline.home import look_at_warehouse, refuse_another_timezone
+from aht_pipeline.home import look_at_reports
 
 _DAYS = 28
 
@@ -21,19 +21,19 @@ def run_report(first: date | None, last: date | None, file: Path) -> int:
     account = settings.require_account()
     try:
         from aht_pipeline.report import as_html, read_figures
-        from aht_pipeline.report.figures import last_days
+        from aht_pipeline.report.figures import last_days, reported_timezone
     except ModuleNotFoundError as missing:
         raise SettingsError(
             f"the report needs {missing.name}, which is not installed: pip install 'aht-pipeline[report]'"
         ) from None
     now = datetime.now(UTC)
-    last = last or yesterday(settings.timezone, now)
+    warehouse = look_at_reports(settings)
+    timezone = reported_timezone(warehouse, account) or settings.timezone
+    last = last or yesterday(timezone, now)
     first = first or last_days(last, _DAYS)[0]
     if first > last:
         raise SettingsError(f"--from {first} comes after --to {last}")
-    warehouse = look_at_warehouse(settings)
-    refuse_another_timezone(settings, warehouse)
-    figures = read_figures(warehouse, account, settings.timezone, first, last, now)
+    figures = read_figures(warehouse, account, timezone, first, last, now)
     file.write_text(as_html(figures), "utf-8")
     click.echo(f"{file}: {first} to {last}, {figures.total.segments:,} segments", err=True)
     return 0

@@ -21,6 +21,7 @@ _SUMS = (
 )
 _OF_THE_DAYS = "WHERE account_id = :account_id AND close_date BETWEEN :first AND :last"
 
+_TIMEZONE = sa.text("SELECT timezone FROM reporting.account_timezone WHERE account_id = :account_id")
 _COVERAGE = sa.text(
     "SELECT day, state FROM reporting.day_coverage WHERE account_id = :account_id AND day BETWEEN :first AND :last"
 )
@@ -182,6 +183,12 @@ def read_figures(
                 for row in rows(_DISTRIBUTION)
             ),
         )
+
+
+def reported_timezone(warehouse: sa.Engine, account_id: str) -> str | None:
+    """The zone of the account's days; None where none is loaded."""
+    with warehouse.connect() as connection:
+        return connection.execute(_TIMEZONE, {"account_id": account_id}).scalar_one_or_none()
 
 
 def last_days(last: date, count: int) -> tuple[date, date]:
