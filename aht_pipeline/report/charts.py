@@ -47,7 +47,7 @@ def volume_by_day(days: Sequence[DayFigures]) -> str:
         _chart_of(rows)
         .mark_bar()
         .encode(
-            x=alt.X("day:O", title=None, axis=_days_axis(rows)),
+            x=_by_day(days),
             y=alt.Y("segments:Q", title="segments", axis=alt.Axis(grid=True, tickCount=5)),
             opacity=alt.condition("datum['may still change']", alt.value(0.45), alt.value(1)),
         )
@@ -65,7 +65,7 @@ def average_by_day(days: Sequence[DayFigures]) -> str:
         _chart_of(rows)
         .mark_line(point=True)
         .encode(
-            x=alt.X("day:O", title=None, axis=_days_axis(rows)),
+            x=_by_day(days),
             y=alt.Y(
                 "seconds:Q", title="average handle time, s", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5)
             ),
@@ -142,10 +142,12 @@ def distribution(bins: Sequence[Bin]) -> str:
     return _svg(chart, "How many segments took how long, on a logarithmic scale", 180)
 
 
-def _days_axis(rows: list[dict[str, Any]]) -> alt.Axis:
-    """As many days named as have room."""
-    named = [row["day"] for row in rows[:: -(-len(rows) // _DAYS_NAMED)]]
-    return alt.Axis(values=named, labelAngle=0, labelExpr="slice(datum.label, 5)", ticks=False)
+def _by_day(days: Sequence[DayFigures]) -> alt.X:
+    """Every day has its place, also one without a figure; as many are named as have room."""
+    all_days = [str(one.day) for one in days]
+    named = all_days[:: -(-len(all_days) // _DAYS_NAMED)]
+    axis = alt.Axis(values=named, labelAngle=0, labelExpr="slice(datum.label, 5)", ticks=False)
+    return alt.X("day:O", title=None, scale=alt.Scale(domain=all_days), axis=axis)
 
 
 def _chart_of(rows: list[dict[str, Any]]) -> alt.Chart:
