@@ -136,9 +136,7 @@ def store_names(warehouse: sa.Engine, account_id: str, listed: NameList, read_at
                 "names": json.dumps([asdict(name) for name in listed.names], ensure_ascii=False),
             },
         ).one()
-        return NamesStored(
-            _count(connection, account_id, listed.kind), stored.new, stored.renamed, stored.deleted
-        )
+        return NamesStored(_count(connection, account_id, listed.kind), stored.new, stored.renamed, stored.deleted)
 
 
 def note_unchanged_names(warehouse: sa.Engine, account_id: str, kind: NameKind, read_at: datetime) -> NamesStored:

@@ -231,9 +231,7 @@ names = sa.Table(
         comment="Whether it is deleted at LivePerson, or no longer listed there",
     ),
     sa.Column("is_enabled", sa.Boolean, comment="Whether the agent can log in; null for skills and groups"),
-    sa.Column(
-        "user_type_id", sa.BigInteger, comment="LivePerson's id of the kind of user; null for skills and groups"
-    ),
+    sa.Column("user_type_id", sa.BigInteger, comment="LivePerson's id of the kind of user; null for skills and groups"),
     sa.Column("first_seen_at", _moment, nullable=False, comment="First reply that listed it; never moves"),
     sa.Column(
         "last_seen_at",
