@@ -18,8 +18,17 @@ from aht_pipeline.archive import Archive, StoredPull
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
 from aht_pipeline.normalize import SegmentBatch, find_superseded, normalize
-from aht_pipeline.source import AhtApi, Forgotten, pull_day
-from aht_pipeline.warehouse import LoadFacts, LoadResult, load_day, record_refusal
+from aht_pipeline.source import AhtApi, Forgotten, NameKind, pull_day, read_names
+from aht_pipeline.warehouse import (
+    LoadFacts,
+    LoadResult,
+    NamesStored,
+    known_revision,
+    load_day,
+    note_unchanged_names,
+    record_refusal,
+    store_names,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +76,18 @@ class Loaded:
     normalize_seconds: float
     unknown_fields: frozenset[str]
     unknown_end_reasons: frozenset[str]
+
+
+@dataclass(frozen=True)
+class NamesRead:
+    """What a reading of the names of a kind came to.
+
+    is_unchanged: the API said that nothing had changed (304). skipped: rows without a usable id or name.
+    """
+
+    stored: NamesStored
+    is_unchanged: bool
+    skipped: int = 0
 
 
 class Pipeline:
@@ -147,6 +168,16 @@ class Pipeline:
         )
         load = load_day(self.warehouse, facts, lambda: normalizing.over(batches()))
         return Loaded(stored, load, normalizing.seconds, frozenset(seen_fields), frozenset(seen_end_reasons))
+
+    def load_names(self, kind: NameKind) -> NamesRead:
+        """Bring the names of a kind up to date, if they changed since they were last read."""
+        asked_at = datetime.now(UTC)
+        listed = read_names(self._connected(), kind, known_revision(self.warehouse, self.account_id, kind))
+        if listed is None:
+            unchanged = note_unchanged_names(self.warehouse, self.account_id, kind, asked_at)
+            return NamesRead(unchanged, is_unchanged=True)
+        stored = store_names(self.warehouse, self.account_id, listed, asked_at)
+        return NamesRead(stored, is_unchanged=False, skipped=listed.skipped)
 
     def _connected(self) -> AhtApi:
         if self._api is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -184,6 +184,7 @@ class Variables(BaseSettings):
     aht_lookback_days: Annotated[int, Field(ge=1, le=27)] = 3
     aht_schedule: Annotated[str, AfterValidator(_cron)] = "15 3 * * *"
     aht_max_rejected_percent: Annotated[float, Field(ge=0, le=100)] = 5
+    aht_agent_names: Literal["on", "off"] = "on"
     aht_home: Path = Path(".aht")
     aht_archive_url: Annotated[str, AfterValidator(_archive)] | None = None
     warehouse_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
@@ -214,6 +215,7 @@ class Settings:
     keys: None where no credentials are set; what needs the API is refused then.
     warehouse_url, warehouse_admin_url: None for the embedded server of `home`.
     dagster_home_is_given: the user's own, used as it is.
+    agent_names: whether names of agents are kept and shown; those of skills and groups always are.
     """
 
     demo: bool
@@ -230,6 +232,7 @@ class Settings:
     lookback_days: int
     schedule: str
     max_rejected_percent: float
+    agent_names: bool
     archive_url: str
     warehouse_url: str | None = field(repr=False)
     warehouse_admin_url: str | None = field(repr=False)
@@ -337,6 +340,7 @@ def _demo(variables: Variables) -> Settings:
         lookback_days=plain.aht_lookback_days,
         schedule=plain.aht_schedule,
         max_rejected_percent=plain.aht_max_rejected_percent,
+        agent_names=True,
         archive_url=str(home / "archive"),
         warehouse_url=None,
         warehouse_admin_url=None,
@@ -377,6 +381,7 @@ def _real(variables: Variables) -> Settings:
         lookback_days=variables.aht_lookback_days,
         schedule=variables.aht_schedule,
         max_rejected_percent=variables.aht_max_rejected_percent,
+        agent_names=variables.aht_agent_names == "on",
         archive_url=archive_url,
         warehouse_url=warehouse_url,
         warehouse_admin_url=_open(variables.warehouse_admin_url) if warehouse_url else None,

@@ -145,6 +145,7 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
             for one in schedules
         } == {
             "nightly_agent_segments": ("15 3 * * *", "UTC", "RUNNING"),
+            "nightly_names": ("15 3 * * *", "UTC", "RUNNING"),
             "weekly_agent_segments": ("45 5 * * 0", "UTC", "RUNNING"),
         }
         assert simulator.requests == []  # nothing is loaded before the first tick
@@ -310,7 +311,9 @@ def test_the_schedules_are_in_the_zone_and_at_the_time_of_the_settings(
     account.variables |= {"AHT_TIMEZONE": "Asia/Kathmandu", "AHT_SCHEDULE": "5 4 * * 1-5"}
     definitions = definitions_of(account, monkeypatch)
     night, week = (definitions.resolve_schedule_def(f"{each}_agent_segments") for each in ("nightly", "weekly"))
+    names = definitions.resolve_schedule_def("nightly_names")
     assert (night.cron_schedule, night.execution_timezone) == ("5 4 * * 1-5", "Asia/Kathmandu")
+    assert (names.cron_schedule, names.execution_timezone) == ("5 4 * * 1-5", "Asia/Kathmandu")
     assert week.execution_timezone == "Asia/Kathmandu"
     days = definitions.resolve_asset_graph().get(dg.AssetKey("agent_segments")).partitions_def
     assert isinstance(days, dg.DailyPartitionsDefinition)

@@ -17,13 +17,17 @@ import sqlalchemy as sa
 from aht_pipeline import warehouse as public
 from aht_pipeline.days import Day, date_range, yesterday
 from aht_pipeline.normalize import SegmentBatch
-from aht_pipeline.warehouse import changed_days, load_day, record_refusal, refresh_rollups
+from aht_pipeline.source import Name, NameKind, NameList
+from aht_pipeline.warehouse import changed_days, load_day, record_refusal, refresh_rollups, store_names
 from aht_pipeline_tests.loading import ACCOUNT, Segment, batch, facts, load, load_each_day, query, reject, segment
 
 LONDON = "Europe/London"
 CLOSED = ["closedByAgent", "closedByConsumer", "closedBySystem"]
 TRANSFERRED = ["agentTransfer", "skillTransfer"]
 END_REASONS = [*CLOSED, *TRANSFERRED, "backToQueue", "other", "ofTomorrow", None]
+
+NAMED = {NameKind.AGENT: (7, 2**53 + 1), NameKind.SKILL: (2**40,), NameKind.GROUP: (7,)}
+"""Of which ids names are known, in the account ACCOUNT alone."""
 
 ZONES_AND_DAYS = [
     ("UTC", date(2026, 3, 10)),
@@ -38,7 +42,15 @@ ZONES_AND_DAYS = [
 @pytest.fixture
 def warehouse(database_url: str) -> sa.Engine:
     public.upgrade(database_url)
-    return public.engine(database_url)
+    warehouse = public.engine(database_url)
+    for kind, ids in NAMED.items():
+        names = tuple(Name(one, name_of(kind, one), is_deleted=False) for one in ids)
+        store_names(warehouse, ACCOUNT, NameList(kind, names, 0, None), facts().pulled_at)
+    return warehouse
+
+
+def name_of(kind: str, number: int) -> str:
+    return f"The {kind} {number}"
 
 
 def random_segments(zone: str, day: date, count: int, seed: int = 1) -> list[Segment]:
@@ -190,6 +202,16 @@ def of_segment(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in shown[names.split()].to_dict("records")]
 
 
+def named(rows: list[dict[str, Any]], **columns: NameKind) -> list[dict[str, Any]]:
+    """The rows, and beside each of these ids its name: the id itself where none is known."""
+    for row in rows:
+        for column, kind in columns.items():
+            one = plain(row[f"{column}_id"])
+            is_known = row["account_id"] == ACCOUNT and one in NAMED[kind]
+            row[f"{column}_name"] = name_of(kind, one) if is_known else None if one is None else str(one)
+    return rows
+
+
 def of_conversation(frame: pd.DataFrame, loads: set[tuple[str, date]]) -> list[dict[str, Any]]:
     rows = []
     for (account, conversation), parts in frame.groupby(["account_id", "conversation_id"]):
@@ -263,15 +285,18 @@ def _is_key(name: str) -> bool:
 def assert_every_view_is_as_pandas_works_it_out(warehouse: sa.Engine) -> None:
     frame = base(warehouse)
     days = {(row[0], row[1]) for row in query(warehouse, "SELECT account_id, day FROM aht.loads WHERE settled")}
+    agent, skill, group = NameKind
     expected = {
-        "agent_segments": of_segment(frame),
-        "skill_interval": of_interval(frame),
-        "agent_day": by(frame, ["account_id", "close_date", "agent_id"], rates),
-        "skill_day": by(frame, ["account_id", "close_date", "skill_id"], rates),
-        "group_day": by(frame, ["account_id", "close_date", "group_id"], rates),
-        "agent_skill_day": by(frame, ["account_id", "close_date", "agent_id", "skill_id"], sums),
+        "agent_segments": named(of_segment(frame), agent=agent, skill=skill, group=group),
+        "skill_interval": named(of_interval(frame), skill=skill),
+        "agent_day": named(by(frame, ["account_id", "close_date", "agent_id"], rates), agent=agent),
+        "skill_day": named(by(frame, ["account_id", "close_date", "skill_id"], rates), skill=skill),
+        "group_day": named(by(frame, ["account_id", "close_date", "group_id"], rates), group=group),
+        "agent_skill_day": named(
+            by(frame, ["account_id", "close_date", "agent_id", "skill_id"], sums), agent=agent, skill=skill
+        ),
         "conversation_metrics": of_conversation(frame, days),
-        "skill_transfers": of_transfers(frame),
+        "skill_transfers": named(of_transfers(frame), from_skill=skill, to_skill=skill),
     }
     for view, worked_out in expected.items():
         with warehouse.connect() as connection:

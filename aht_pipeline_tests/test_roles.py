@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from aht_pipeline import embedded, warehouse
 from aht_pipeline.simulator import ExplicitTraffic, Simulator, segment
+from aht_pipeline.source import Name, NameKind, NameList
 from aht_pipeline_tests import loading
 from aht_pipeline_tests.loading import query
 from aht_pipeline_tests.outside import YESTERDAY, Outside
@@ -150,6 +151,19 @@ def test_the_loader_can_load(users: tuple[sa.Engine, ...]) -> None:
     check_a_load(loader)
 
 
+def test_the_loader_can_store_names_and_forget_those_of_agents(users: tuple[sa.Engine, ...]) -> None:
+    _, loader, _ = users
+    seen_at = datetime(2026, 3, 13, tzinfo=UTC)
+
+    for day, called in enumerate(("Ann", "Anne")):
+        agents = NameList(NameKind.AGENT, (Name(7, called, is_deleted=False),), 0, "1")
+        warehouse.store_names(loader, loading.ACCOUNT, agents, seen_at + timedelta(days=day))
+    warehouse.note_unchanged_names(loader, loading.ACCOUNT, NameKind.AGENT, seen_at + timedelta(days=2))
+
+    assert query(loader, "SELECT name FROM aht.names UNION ALL SELECT name FROM aht.former_names") == ["Anne", "Ann"]
+    assert warehouse.forget_agent_names(loader, loading.ACCOUNT) == 1
+
+
 def test_run_again_after_the_migration_it_changes_nothing(roles: Roles, users: tuple[sa.Engine, ...]) -> None:
     before = roles.rights()
 
@@ -168,12 +182,15 @@ def test_the_loader_can_neither_remove_rows_nor_rewrite_the_ledger_nor_create_an
         "DELETE FROM aht.rejected_segments",
         "DELETE FROM aht.loads",
         "DELETE FROM aht.refused_days",
+        "DELETE FROM aht.names",
+        "DELETE FROM aht.former_names",
         "TRUNCATE aht.agent_segments",
         "DROP TABLE aht.agent_segments",
         "ALTER TABLE aht.agent_segments ADD COLUMN another text",
         "CREATE INDEX ON aht.agent_segments (agent_id)",
         "UPDATE aht.loads SET settled = true",
         "UPDATE aht.refused_days SET reason = ''",
+        "UPDATE aht.former_names SET name = ''",
         "UPDATE aht.alembic_version SET version_num = '0000'",
         "INSERT INTO aht.alembic_version VALUES ('0000')",
         "CREATE TABLE aht.another (one int)",
@@ -194,6 +211,7 @@ def test_the_reader_sees_no_table_and_changes_nothing(users: tuple[sa.Engine, ..
         "SELECT FROM aht.rejected_segments",
         "SELECT FROM aht.loads",
         "SELECT FROM aht.refused_days",
+        "SELECT FROM aht.names",
         "SELECT FROM aht.alembic_version",
         "INSERT INTO aht.refused_days VALUES ('1', '2026-01-01', now(), '')",
         "DROP VIEW reporting.skill_day",

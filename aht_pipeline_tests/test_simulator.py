@@ -158,6 +158,7 @@ def test_the_domain_api_names_the_simulator_itself_without_a_scheme(served: Serv
     assert one == {"service": "sentinel", "account": "demo", "baseURI": sim.host}
     assert {entry["service"]: entry["baseURI"] for entry in every["baseURIs"]} == {
         "agentActivityDomain": sim.host,
+        "accountConfigReadOnly": sim.host,
         "sentinel": sim.host,
     }
 

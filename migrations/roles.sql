@@ -92,6 +92,9 @@ BEGIN
         GRANT UPDATE ON aht.agent_segments, aht.rejected_segments TO aht_loader; -- the ledger's rows are only ever added
         REVOKE INSERT ON aht.alembic_version FROM aht_loader;
     END IF;
+    IF to_regclass('aht.names') IS NOT NULL THEN
+        GRANT UPDATE ON aht.names, aht.name_revisions TO aht_loader;
+    END IF;
     FOR relation IN
         SELECT oid
         FROM pg_class

@@ -18,10 +18,10 @@ _DAYS = 14
 
 _BY_SKILL = sa.text(
     """
-    SELECT skill_id, sum(segments) AS segments, sum(total_handle_time_seconds) AS seconds
+    SELECT skill_name, sum(segments) AS segments, sum(total_handle_time_seconds) AS seconds
     FROM reporting.skill_day
     WHERE close_date BETWEEN :first AND :last
-    GROUP BY skill_id
+    GROUP BY skill_id, skill_name
     ORDER BY seconds DESC
     """
 )
@@ -36,17 +36,16 @@ def run_demo() -> int:
     warehouse = open_warehouse(settings)
     last = yesterday(settings.timezone, datetime.now(UTC))
     first = last - timedelta(days=_DAYS - 1)
-    outcome = materialise(settings, [(first, last)])
+    outcome = materialise(settings, [(first, last)], names=True)
     if outcome.failures:
         return 1
     with warehouse.connect() as connection:
         rows = connection.execute(_BY_SKILL, {"first": first, "last": last}).all()
     say(f"\nHandle time by skill, {first} to {last}, from reporting.skill_day:\n")
-    say(f"{'skill':>12}{'segments':>12}{'hours':>10}{'average':>10}")
+    say(f"{'skill':<18}{'segments':>12}{'hours':>10}{'average':>10}")
     for row in rows:
         average = f"{row.seconds / row.segments:.0f} s"
-        skill = "none" if row.skill_id is None else row.skill_id
-        say(f"{skill:>12}{row.segments:>12,}{row.seconds / 3600:>10,.1f}{average:>10}")
+        say(f"{row.skill_name or 'none':<18}{row.segments:>12,}{row.seconds / 3600:>10,.1f}{average:>10}")
     say(f"\nDone in {time.monotonic() - began:.0f} s. {_NEXT}")
     return 0
 

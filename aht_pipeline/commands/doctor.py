@@ -13,7 +13,7 @@ from aht_pipeline.days import Window, from_millis, to_millis
 from aht_pipeline.errors import AhtError
 from aht_pipeline.home import NoHome, open_dagster, refuse_another_timezone, warehouse_url
 from aht_pipeline.settings import Settings
-from aht_pipeline.warehouse import current_revision, engine, require_current
+from aht_pipeline.warehouse import agents_named, current_revision, engine, head_revision, require_current
 
 _OLDEST_POSTGRES = 14
 
@@ -82,6 +82,19 @@ def _migrations(settings: Settings) -> str:
     return f"at {current_revision(warehouse)}, the newest"
 
 
+def _names(settings: Settings) -> str:
+    """How many agents' ids are users' ids, which no document of LivePerson's says."""
+    if not settings.agent_names:
+        return "AHT_AGENT_NAMES is off: reports show agents' ids"
+    warehouse = engine(warehouse_url(settings))
+    if current_revision(warehouse) != head_revision():
+        return "none before the warehouse is migrated"
+    agents = agents_named(warehouse, settings.require_account())
+    if agents is None:
+        return "none of agents yet: the schedule nightly_names reads them, or `aht-pipeline load` without days"
+    return f"{agents.named:,} of {agents.seen:,} agents of the last 30 days have one; of the others reports show ids"
+
+
 def _dagster(settings: Settings) -> str:
     if not settings.dagster_home.is_dir():
         return f"{settings.dagster_home} (made by the first load)"
@@ -94,5 +107,6 @@ _CHECKS: dict[str, Callable[[Settings], str]] = {
     "archive": _archive,
     "warehouse": _warehouse,
     "migrations": _migrations,
+    "names": _names,
     "Dagster": _dagster,
 }

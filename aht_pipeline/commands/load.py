@@ -42,7 +42,9 @@ def run_load(first: date | None, last: date | None, replay: bool) -> int:
     if not spans:
         say("No day since the start date is complete yet: nothing to load.")
         return 0
-    return 1 if materialise(settings, spans, replay=replay, roll_up=given is None).failures else 0
+    is_night = given is None
+    outcome = materialise(settings, spans, replay=replay, roll_up=is_night, names=is_night and not replay)
+    return 1 if outcome.failures else 0
 
 
 @dataclass
@@ -53,16 +55,20 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def materialise(settings: Settings, spans: list[Span], *, replay: bool = False, roll_up: bool = False) -> Outcome:
+def materialise(
+    settings: Settings, spans: list[Span], *, replay: bool = False, roll_up: bool = False, names: bool = False
+) -> Outcome:
     """Materialise these ranges of days, each as one Dagster run, and tell of every day as it is done.
 
     roll_up: refresh the rollups of the reports afterwards, which else the daemon does.
+    names: read what agents, skills and groups are called, too.
     """
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # Ctrl-C while Dagster closes a file is no news
     from aht_pipeline.commands.remains import end_runs_of_the_dead, this_process
     from aht_pipeline.defs import build_defs
     from aht_pipeline.defs.assets import RAW, SEGMENTS
+    from aht_pipeline.defs.names import NAMES
     from aht_pipeline.defs.rollups import ROLLUPS
     from aht_pipeline.defs.schedules import RANGE_END, RANGE_START
 
@@ -99,20 +105,21 @@ def materialise(settings: Settings, spans: list[Span], *, replay: bool = False, 
                 raise_on_error=False,
             )
             _note_what_never_ran(result, outcome, first, last)
-        if roll_up:
-            refreshed = job.execute_in_process(
-                instance=instance,
-                asset_selection=[ROLLUPS],
-                tags=this_process(),
-                run_config=silent,
-                raise_on_error=False,
+        materialise_alone = partial(
+            job.execute_in_process,
+            instance=instance,
+            tags=this_process(),
+            run_config=silent,
+            raise_on_error=False,
+        )
+        if names and outcome.loaded:  # where no day came through, the API gives no names either
+            _tell_which_names_failed(materialise_alone(asset_selection=list(NAMES)))
+        if roll_up and not materialise_alone(asset_selection=[ROLLUPS]).success:
+            click.echo(
+                "aht-pipeline: the rollups of the reports could not be refreshed; its run in the UI says why. The "
+                "reports are right all the same, and slower",
+                err=True,
             )
-            if not refreshed.success:
-                click.echo(
-                    "aht-pipeline: the rollups of the reports could not be refreshed; its run in the UI says why. The "
-                    "reports are right all the same, and slower",
-                    err=True,
-                )
     _tell_the_end(outcome, days)
     return outcome
 
@@ -148,6 +155,19 @@ def _note_what_never_ran(result: dg.ExecuteInProcessResult, outcome: Outcome, fi
     outcome.failures |= {str(day): reason for day in untried}
     for begin, end in ranges(untried):
         click.echo(f"{begin}{f' to {end}' if end > begin else ''}  failed: {reason}", err=True)
+
+
+def _tell_which_names_failed(result: dg.ExecuteInProcessResult) -> None:
+    """In one line: the days are loaded all the same."""
+    if result.success:
+        return
+    reasons = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            reasons.append(f"{event.step_key}: {failure.description if failure else event.message}")
+    told = " ".join("; ".join(reasons or ["the run was interrupted"]).split())
+    click.echo(f"aht-pipeline: not all names could be read, and reports show what was known, or ids: {told}", err=True)
 
 
 def _given_span(settings: Settings, first: date | None, last: date | None) -> Span | None:

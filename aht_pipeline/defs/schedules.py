@@ -15,7 +15,7 @@ from aht_pipeline.warehouse import day_records
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
-_PRIORITY, _BEFORE_BACKFILLS = "dagster/priority", "10"  # in the queue, where a backfill's runs have 0
+BEFORE_BACKFILLS = {"dagster/priority": "10"}  # in the queue, where a backfill's runs have 0
 
 _WEEKLY = "45 5 * * 0"  # on Sundays, well after the night
 
@@ -78,5 +78,5 @@ def _requests(context: dg.ScheduleEvaluationContext, assets: dg.AssetsDefinition
         yield dg.RunRequest(
             run_key=f"{context.scheduled_execution_time.isoformat()} {first}",
             asset_selection=list(assets.keys),  # named, so that the run says whose it is: alerts look for that
-            tags={RANGE_START: str(first), RANGE_END: str(last), _PRIORITY: _BEFORE_BACKFILLS},
+            tags={RANGE_START: str(first), RANGE_END: str(last)} | BEFORE_BACKFILLS,
         )

@@ -2,6 +2,7 @@
 
 from aht_pipeline.simulator.authorisation import Credentials
 from aht_pipeline.simulator.calls import CallSegment, CallsFileError, CallTraffic, read_calls
+from aht_pipeline.simulator.directory import Directory
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import (
@@ -32,6 +33,7 @@ __all__ = [
     "CallsFileError",
     "Credentials",
     "Cut",
+    "Directory",
     "Empty",
     "Endpoint",
     "ErrorStatus",

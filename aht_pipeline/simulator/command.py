@@ -85,8 +85,9 @@ def simulator(
 ) -> None:
     """Serve a local AHT API, to try the pipeline without an account or to see what it does when things go wrong.
 
-    It has the Domain API, the token endpoint and agent-segments, with their limits, errors and oddities. It prints one
-    line with its URL and the variables that point the pipeline at it, and serves until Ctrl-C or SIGTERM.
+    It has the Domain API, the token endpoint, agent-segments and the lists of users, skills and agent groups, with
+    their limits, errors and oddities. It prints one line with its URL and the variables that point the pipeline at it,
+    and serves until Ctrl-C or SIGTERM.
     OAuth 1.0 works too, with the app key demo-app-key, its secret demo-app-secret, the access token demo-token and its
     secret demo-token-secret.
 

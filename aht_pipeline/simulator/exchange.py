@@ -13,6 +13,9 @@ class Endpoint(Enum):
     SEGMENTS = "segments"
     TOKEN = "token"  # noqa: S105 - an endpoint's name
     DOMAIN = "domain"
+    USERS = "users"
+    SKILLS = "skills"
+    GROUPS = "groups"
     UNKNOWN = "unknown"
 
 
@@ -34,6 +37,7 @@ class Request:
     query: str
     parameters: tuple[tuple[str, str], ...]
     authorization: str = field(repr=False)
+    if_match: str
     body: bytes = field(repr=False)
     endpoint: Endpoint
     account: str

@@ -42,7 +42,8 @@ When it strikes, for any of them (without an option: always):
   chance=0.1       by chance, the same each time (seed=N for another)
   day=2026-11-20   requests whose window has its middle on this UTC day
   above=N          while more than N requests for segments are under way
-  on=token         requests for a token; on=domain: for the Domain API; else for segments
+  on=token         requests for a token; on=domain: for the Domain API; on=users, skills or groups: for names; else
+                   for segments
 Examples:
   latency=30ms   429:every=7   429:first=3,retry_after=1   429:above=2   503:every=50,burst=3
   500:first=2   reset:every=20   cut:every=15   html:first=1   day=2026-11-20:status=500

@@ -48,6 +48,12 @@ class GeneratedTraffic:
         self._cache_lock = threading.Lock()
         self._making = threading.Lock()
 
+    @property
+    def agents(self) -> list[int]:
+        """The ids of all agents there are."""
+        ids: list[int] = self._roster.agent_id.tolist()
+        return ids
+
     def count(self, day: date) -> int:
         """How many segments close on this UTC day."""
         if self._first_day is not None and day < self._first_day:

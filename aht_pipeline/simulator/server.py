@@ -17,8 +17,8 @@ from aht_pipeline.errors import AhtError
 from aht_pipeline.simulator.exchange import Reply, Sent
 
 HOST = "127.0.0.1"
-Answer = Callable[[str, str, str, str, bytes], Reply]
-"""From a request's method, target, Host, Authorization and body to its reply."""
+Answer = Callable[[str, str, str, str, str, bytes], Reply]
+"""From a request's method, target, Host, Authorization, If-Match and body to its reply."""
 
 _LOOKS_FOR_STOP_S = 0.02
 _STATUSES = frozenset(HTTPStatus)
@@ -103,8 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        host, authorization = (self.headers.get(name, "") for name in ("Host", "Authorization"))
-        reply = self._answer(self.command, self.path, host, authorization, body)
+        host, authorization, if_match = (self.headers.get(name, "") for name in ("Host", "Authorization", "If-Match"))
+        reply = self._answer(self.command, self.path, host, authorization, if_match, body)
         try:
             self._send(reply)
         except ConnectionError:  # the client has gone

@@ -11,15 +11,18 @@ from typing import Literal, Self
 from urllib.parse import parse_qsl
 
 from aht_pipeline.simulator.authorisation import Credentials, Gatekeeper
+from aht_pipeline.simulator.directory import Directory
 from aht_pipeline.simulator.exchange import Endpoint, Reply, Request, json_reply, not_found
 from aht_pipeline.simulator.faults import ArmedFaults, Fault, strike
+from aht_pipeline.simulator.generated import GeneratedTraffic
 from aht_pipeline.simulator.listing import Style, listing
 from aht_pipeline.simulator.observation import RequestLog, RequestRecord
 from aht_pipeline.simulator.query import BadQuery, asked_day, read_query
 from aht_pipeline.simulator.server import HOST, LoopbackServer
 from aht_pipeline.simulator.traffic import Traffic
 
-_SERVICES = ("agentActivityDomain", "sentinel")
+_SERVICES = ("agentActivityDomain", "accountConfigReadOnly", "sentinel")
+_LISTS = {"users": Endpoint.USERS, "skills": Endpoint.SKILLS, "agentGroups": Endpoint.GROUPS}
 _WINDOW = ("from", "fromMillis", "to", "toMillis")
 
 
@@ -27,6 +30,7 @@ class Simulator:
     """A local AHT API on 127.0.0.1, from `start` (or `with`) to `stop`.
 
     traffic: the segments there are; `lag`: each appears after its close and a delay of its own between 0 and this.
+    directory: what agents, skills and groups are called; without one, those of the traffic.
     faults: what goes wrong; they nest in this order, the first outermost.
     style: how replies are written. max_limit: the greatest `limit` that is accepted.
     one_service, all_services: the shape of the Domain API's two answers. base_uri: what it answers (None: this server).
@@ -39,6 +43,7 @@ class Simulator:
         traffic: Traffic,
         account: str = "demo",
         *,
+        directory: Directory | None = None,
         credentials: Credentials | None = None,
         token_lifetime_s: float = 3600,
         expires_in: Literal["number", "string", "absent"] = "number",
@@ -54,6 +59,7 @@ class Simulator:
     ) -> None:
         self.traffic = traffic
         self.account = account
+        self.directory = directory or _directory_of(traffic)
         self.credentials = credentials or Credentials()
         self.style = style or Style()
         self._gatekeeper = Gatekeeper(self.credentials, token_lifetime_s, expires_in)
@@ -139,9 +145,9 @@ class Simulator:
         """Replace the faults from the next request on; their counts begin anew."""
         self._faults = ArmedFaults(faults)
 
-    def _answer(self, method: str, target: str, host: str, authorization: str, body: bytes) -> Reply:
+    def _answer(self, method: str, target: str, host: str, authorization: str, if_match: str, body: bytes) -> Reply:
         started = time.monotonic()
-        request = self._request(method, target, host, authorization, body)
+        request = self._request(method, target, host, authorization, if_match, body)
         in_flight = self._log.begin(request)
         reply = Reply(500)
         try:
@@ -153,7 +159,7 @@ class Simulator:
             self._log.end(request, reply, started, in_flight)
         return reply
 
-    def _request(self, method: str, target: str, host: str, authorization: str, body: bytes) -> Request:
+    def _request(self, method: str, target: str, host: str, authorization: str, if_match: str, body: bytes) -> Request:
         path, _, query = target.partition("?")
         parameters = tuple(parse_qsl(query, keep_blank_values=True))
         endpoint, account, service = _endpoint(path)
@@ -164,6 +170,7 @@ class Simulator:
             query=query,
             parameters=parameters,
             authorization=authorization,
+            if_match=if_match,
             body=body,
             endpoint=endpoint,
             account=account,
@@ -182,7 +189,9 @@ class Simulator:
             return self._gatekeeper.grant(request)
         if request.endpoint is Endpoint.DOMAIN:
             return self._domains(request.service)
-        return self._gatekeeper.refusal(request) or self._segments(request)
+        if refusal := self._gatekeeper.refusal(request):
+            return refusal
+        return self._segments(request) if request.endpoint is Endpoint.SEGMENTS else self.directory.answer(request)
 
     def _domains(self, service: str) -> Reply:
         entries = [
@@ -206,11 +215,17 @@ class Simulator:
         return Reply(200, listing(self.traffic, query, now, self._lag, self.style, _address(request)))
 
 
+def _directory_of(traffic: Traffic) -> Directory:
+    return Directory(agents=traffic.agents) if isinstance(traffic, GeneratedTraffic) else Directory()
+
+
 def _endpoint(path: str) -> tuple[Endpoint, str, str]:
     """Which endpoint a path names, the account in it, and the service (empty where there is none)."""
     match path.split("/"):
         case ["", "api", "account", account, "agent-segments"]:
             return Endpoint.SEGMENTS, account, ""
+        case ["", "api", "account", account, "configuration", "le-users", list_] if list_ in _LISTS:
+            return _LISTS[list_], account, ""
         case ["", "sentinel", "api", "v2", "account", account, "app", "token"]:
             return Endpoint.TOKEN, account, ""
         case ["", "api", "account", account, "service", "baseURI.json"]:

@@ -1,8 +1,9 @@
-"""LivePerson's AHT API: authorisation, domain look-up, one request with its retries, the walk over a day's pages."""
+"""LivePerson's APIs: authorisation, domain look-up, one request with its retries, a day's pages, names for its ids."""
 
 from aht_pipeline.source.api import SORT_ORDERS, AhtApi, SegmentQuery
 from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
 from aht_pipeline.source.http import Pacing
+from aht_pipeline.source.names import Name, NameKind, NameList, read_names
 from aht_pipeline.source.pull import DayPull, PageSink
 from aht_pipeline.source.walk import Proof, prove, pull_day
 
@@ -12,6 +13,9 @@ __all__ = [
     "ApiError",
     "DayPull",
     "Forgotten",
+    "Name",
+    "NameKind",
+    "NameList",
     "NotBelieved",
     "Pacing",
     "PageSink",
@@ -21,4 +25,5 @@ __all__ = [
     "Unproved",
     "prove",
     "pull_day",
+    "read_names",
 ]

@@ -67,7 +67,7 @@ class Reply:
 class AhtApi:
     """A connection to the AHT API of one account; resolves hosts and fetches a token at the first request.
 
-    api_url: one base URL for AHT and sentinel, instead of those that the Domain API names.
+    api_url: one base URL for AHT and all other services, instead of those that the Domain API names.
     source: names the caller to the API.
     page_size: segments a request; lowered for good when the API names a lower limit.
     concurrency: requests at once, over all days in flight.
@@ -93,7 +93,8 @@ class AhtApi:
         self._api_url = api_url
         self._domain_api_url = domain_api_url
         self._source = source
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
+        self._authorisation: Authorisation | None = None
         self._connection: _Connection | None = None
 
     def __repr__(self) -> str:
@@ -101,6 +102,20 @@ class AhtApi:
 
     def close(self) -> None:
         self.http.close()
+
+    @property
+    def authorisation(self) -> Authorisation:
+        """What signs the requests of this account, to each of its services."""
+        with self._connecting:
+            if self._authorisation is None:
+                self._authorisation = self._authorise()
+            return self._authorisation
+
+    def url_of(self, service: str) -> str:
+        """The base URL of a service of this account, by the Domain API's name of it."""
+        if self._api_url:
+            return self._api_url.rstrip("/")
+        return resolve(self.http, self._domain_api_url, self.account_id, service)
 
     def page(
         self, query: SegmentQuery, offset: int, limit: int | None = None, abandon: threading.Event | None = None
@@ -129,21 +144,15 @@ class AhtApi:
                 self._connection = self._connect()
             return self._connection
 
-    def _connect(self) -> _Connection:
-        account = quote(self.account_id, safe="")
-        aht_url = self._base_url(AGENT_ACTIVITY)
-        authorisation: Authorisation
+    def _authorise(self) -> Authorisation:
         if isinstance(self._keys, AppKeys):
-            authorisation = SignedByApp(self._keys)
-        else:
-            token_url = f"{self._base_url(SENTINEL)}/sentinel/api/v2/account/{account}/app/token"
-            authorisation = BearerToken(token_url, self._keys)
-        return _Connection(self.http, f"{aht_url}/api/account/{account}/agent-segments", authorisation)
+            return SignedByApp(self._keys)
+        account = quote(self.account_id, safe="")
+        return BearerToken(f"{self.url_of(SENTINEL)}/sentinel/api/v2/account/{account}/app/token", self._keys)
 
-    def _base_url(self, service: str) -> str:
-        if self._api_url:
-            return self._api_url.rstrip("/")
-        return resolve(self.http, self._domain_api_url, self.account_id, service)
+    def _connect(self) -> _Connection:
+        segments_url = f"{self.url_of(AGENT_ACTIVITY)}/api/account/{quote(self.account_id, safe='')}/agent-segments"
+        return _Connection(self.http, segments_url, self.authorisation)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from aht_pipeline.credentials import is_loopback
 from aht_pipeline.source.errors import ApiError
 from aht_pipeline.source.http import Http
 
+ACCOUNT_CONFIG = "accountConfigReadOnly"
 AGENT_ACTIVITY = "agentActivityDomain"
 SENTINEL = "sentinel"
 

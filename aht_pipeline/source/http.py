@@ -94,13 +94,33 @@ class Http:
         hint: what to check when the API says 401 or 403.
         Raises Refused for a 400, ApiError for every other failure that outlasts its retries.
         """
-        call = _Call("GET", url, read, authorisation, hint, abandon or threading.Event(), params=params)
+        call = _Call("GET", url, _of_body(read), authorisation, hint, abandon or threading.Event(), params=params)
         return self._until_it_passes(call)
+
+    def get_if_changed(
+        self,
+        url: str,
+        params: Mapping[str, str | int],
+        read: Callable[[bytes], Answer],
+        *,
+        revision: str | None,
+        authorisation: Authorisation,
+        hint: str,
+    ) -> tuple[Answer, str | None] | None:
+        """The answer, as by `get`, and its revision (`ac-revision`); None where it is still at this one (304)."""
+
+        def read_change(body: bytes, response: requests.Response) -> tuple[Answer, str | None] | None:
+            if response.status_code == HTTPStatus.NOT_MODIFIED:
+                return None
+            return read(body), response.headers.get("ac-revision")
+
+        call = _Call("GET", url, read_change, authorisation, hint, threading.Event(), params=params, revision=revision)
+        return self._until_it_passes(call)[0]
 
     def post_form(self, url: str, form: Mapping[str, str], read: Callable[[bytes], Answer], *, hint: str) -> Answer:
         """What answers a form, read as by `get`. The form's values are secrets: they are kept out of every error."""
-        answer, _ = self._until_it_passes(_Call("POST", url, read, None, hint, threading.Event(), form=form))
-        return answer
+        call = _Call("POST", url, _of_body(read), None, hint, threading.Event(), form=form)
+        return self._until_it_passes(call)[0]
 
     def _until_it_passes(self, call: _Call[Answer]) -> tuple[Answer, int]:
         patience = _Patience(self.pacing)
@@ -155,10 +175,10 @@ class Http:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise ApiError(f"{call}: the server's certificate is not trusted: {cause}") from None
             raise _Fault(f"{call}: {_named(cause)}") from None
-        if response.status_code != HTTPStatus.OK:
+        if not call.is_answered_by(response.status_code):
             raise self._failure(call, response, body, signer if may_renew else None)
         try:
-            answer = call.read(body)
+            answer = call.read(body, response)
         except ApiError:
             raise
         except (ValueError, AhtError) as error:
@@ -197,18 +217,25 @@ class _Call(Generic[Answer]):
 
     method: str
     url: str
-    read: Callable[[bytes], Answer]
+    read: Callable[[bytes, requests.Response], Answer]
     authorisation: Authorisation | None
     hint: str
     abandon: threading.Event
     params: Mapping[str, str | int] = field(default_factory=dict)
     form: Mapping[str, str] | None = None
+    revision: str | None = None
 
     def prepared(self, headers: Mapping[str, str | bytes], signer: AuthBase) -> requests.PreparedRequest:
         """One attempt. The session would merge what it holds into it: nothing, but not for nothing."""
         request = requests.PreparedRequest()
-        request.prepare(self.method, self.url, dict(headers), params=self.params, data=self.form, auth=signer)
+        conditions = {"If-Match": self.revision} if self.revision else {}
+        request.prepare(
+            self.method, self.url, {**headers, **conditions}, params=self.params, data=self.form, auth=signer
+        )
         return request
+
+    def is_answered_by(self, status: int) -> bool:
+        return status == HTTPStatus.OK or (status == HTTPStatus.NOT_MODIFIED and self.revision is not None)
 
     def __str__(self) -> str:
         query = "&".join(f"{key}={value}" for key, value in self.params.items())
@@ -220,6 +247,10 @@ class _Call(Generic[Answer]):
         sent = [*(self.form or {}).values(), *re.findall(r'[^\s",=]{8,}', authorised_by)]
         spellings = (str, unquote, quote, quote_plus, lambda text: quote(text, safe=""))
         return [spelled(text) for text in sent for spelled in spellings]
+
+
+def _of_body(read: Callable[[bytes], Answer]) -> Callable[[bytes, requests.Response], Answer]:
+    return lambda body, _: read(body)
 
 
 class _Passing(Exception):
@@ -346,6 +377,8 @@ def _what_it_says(body: bytes, secrets: list[str]) -> str:
     parts = list(dict.fromkeys([*_causes(body), *told]))
     if error.get("internalCode"):
         parts.append(f"internalCode {error['internalCode']}")
+    if body.lstrip().startswith(b"["):  # data and no error, perhaps about people
+        return ""
     text = "; ".join(parts) or html.unescape(body.decode(errors="replace"))
     for secret in sorted(filter(None, secrets), key=len, reverse=True):  # before anything is cut off
         text = text.replace(secret, "***")

@@ -27,6 +27,9 @@ _RIGHTS_BY_TABLE = """
         THEN
             GRANT UPDATE ON aht.agent_segments, aht.rejected_segments TO aht_loader;
             REVOKE INSERT ON aht.alembic_version FROM aht_loader;
+            IF to_regclass('aht.names') IS NOT NULL THEN
+                GRANT UPDATE ON aht.names, aht.name_revisions TO aht_loader;
+            END IF;
         END IF;
     END $$
 """

@@ -217,6 +217,57 @@ daily_rollup = sa.Table(
     comment="Sums and quantiles of agent_segments by day and grain; read the views of reporting by day instead",
 )
 
+names = sa.Table(
+    "names",
+    metadata,
+    _key("account_id", sa.Text, "LivePerson account"),
+    _key("kind", sa.Text, "What the id is one of: agent, skill or group"),
+    _key("id", sa.BigInteger, "LivePerson's id of the agent, skill or agent group"),
+    sa.Column("name", sa.Text, nullable=False, comment="Nickname of the agent, name of the skill or agent group"),
+    sa.Column(
+        "is_deleted",
+        sa.Boolean,
+        nullable=False,
+        comment="Whether it is deleted at LivePerson, or no longer listed there",
+    ),
+    sa.Column("is_enabled", sa.Boolean, comment="Whether the agent can log in; null for skills and groups"),
+    sa.Column("user_type_id", sa.BigInteger, comment="LivePerson's id of the kind of user; null for skills and groups"),
+    sa.Column("first_seen_at", _moment, nullable=False, comment="First reply that listed it; never moves"),
+    sa.Column(
+        "last_seen_at",
+        _moment,
+        nullable=False,
+        comment="Last reply that listed it; where nothing has changed, LivePerson lists nothing",
+    ),
+    comment="What agents, skills and agent groups are called. Those that are deleted at LivePerson stay",
+)
+
+former_names = sa.Table(
+    "former_names",
+    metadata,
+    _key("account_id", sa.Text, "LivePerson account"),
+    _key("kind", sa.Text, "What the id is one of: agent, skill or group"),
+    _key("id", sa.BigInteger, "LivePerson's id of the agent, skill or agent group"),
+    sa.Column("replaced_at", _moment, primary_key=True, comment="First reply that listed it under its next name"),
+    sa.Column("name", sa.Text, nullable=False, comment="Name that it had until then"),
+    comment="Names that were replaced by others",
+)
+
+name_revisions = sa.Table(
+    "name_revisions",
+    metadata,
+    _key("account_id", sa.Text, "LivePerson account"),
+    _key("kind", sa.Text, "Whose names: agent, skill or group"),
+    sa.Column(
+        "revision",
+        sa.Text,
+        comment="LivePerson's revision of the list: sent along with the next request, which lists nothing where it is "
+        "the same; null where LivePerson gave none",
+    ),
+    sa.Column("read_at", _moment, nullable=False, comment="When the list was last read, or found unchanged"),
+    comment="How far the names of each kind are read",
+)
+
 SEGMENT_COLUMNS: tuple[sa.Column[Any], ...] = tuple(
     column for column in agent_segments.columns if column.info.get("of_segment")
 )
