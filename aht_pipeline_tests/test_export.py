@@ -271,6 +271,23 @@ def test_where_nothing_is_settled_there_is_a_header_and_exit_code_1(
     assert told == "aht-pipeline: no day is settled yet: see aht-pipeline status\n"
 
 
+@pytest.mark.parametrize("arguments", PROFILES[1:])
+def test_a_queue_has_the_name_of_the_skill_where_it_is_known(exporting: Exporting, arguments: tuple[str, ...]) -> None:
+    exporting.load("UTC", closed(1, "2026-03-10T12:00:00"), closed(2, "2026-03-10T12:00:00", skill_id=OTHER))
+    query(
+        exporting.warehouse,
+        "INSERT INTO aht.names (account_id, kind, id, name, is_deleted, first_seen_at, last_seen_at) "
+        "SELECT :account, 'skill', :skill, 'Billing, general', false, now(), now()",
+        account=ACCOUNT,
+        skill=ONE,
+    )
+
+    first, second = exporting.lines(*arguments)
+
+    assert "Billing, general" in first
+    assert str(OTHER) in second
+
+
 def test_another_accounts_segments_are_not_exported(exporting: Exporting) -> None:
     exporting.load("UTC", closed(1, "2026-03-10T12:00:00"))
     ours = exporting.run("generic")

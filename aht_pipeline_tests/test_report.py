@@ -71,7 +71,7 @@ def test_its_figures_are_those_of_the_segments(warehouse: sa.Engine, figures: Fi
         assert sum(one.measures.segments for one in keys) == figures.total.segments
         for one in keys:
             told = (one.measures.segments, one.measures.handle_seconds, one.median_seconds, one.p90_seconds)
-            same = f"{column} IS NOT DISTINCT FROM {one.key or 'NULL'}"
+            same = f"{column} IS NOT DISTINCT FROM {'NULL' if one.id is None else one.id}"
             assert told == pytest.approx(one_row(warehouse, f"{sums}, {quantiles}", same), abs=0.001)
     assert sum(one.measures.segments for one in figures.quarters) == figures.total.segments
     spread = sum(one.segments for one in figures.distribution)
@@ -87,7 +87,7 @@ def test_the_page_shows_the_figures_and_what_is_missing_of_them(figures: Figures
     assert f"Segments {figures.total.segments:,}" in text
     assert f"Average {figures.total.average_seconds:,.1f} s" in text
     for agent in figures.agents:
-        row = (agent.key, f"{agent.measures.segments:,}", f"{agent.measures.handle_seconds / 3600:,.1f}")
+        row = (agent.name, f"{agent.measures.segments:,}", f"{agent.measures.handle_seconds / 3600:,.1f}")
         assert " ".join(str(cell) for cell in row) in text
     assert f"Provisional: {LAST}." in text
     assert f"Not in these figures: {FIRST} (not loaded)." in text
@@ -148,6 +148,19 @@ def test_colours_are_the_pages_own_so_that_dark_and_print_have_theirs(figures: F
 def test_days_of_which_nothing_is_loaded_are_a_page_too(warehouse: sa.Engine) -> None:
     nothing = read_figures(warehouse, ACCOUNT, ZONE, date(2026, 1, 1), date(2026, 1, 2), NOW)
     assert "No segment of these days is loaded." in as_html(nothing)
+
+
+def test_names_stand_where_they_are_known_and_ids_elsewhere(warehouse: sa.Engine) -> None:
+    query(
+        warehouse,
+        "INSERT INTO aht.names (account_id, kind, id, name, is_deleted, first_seen_at, last_seen_at) "
+        "SELECT :account, 'skill', 1, 'Billing <b>', false, now(), now()",
+        account=ACCOUNT,
+    )
+    page = as_html(read_figures(warehouse, ACCOUNT, ZONE, FIRST, LAST, NOW))
+    assert page.count("Billing &lt;b&gt;") >= 2  # in the chart and in the table
+    assert "Billing <b>" not in page
+    assert f">{2**40}</th>" in page
 
 
 def test_what_the_figures_are_called_cannot_break_the_page(warehouse: sa.Engine) -> None:

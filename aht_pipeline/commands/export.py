@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 10_000
 _coverage = sa.table("day_coverage", sa.column("account_id"), sa.column("day"), sa.column("state"), schema="reporting")
 _skill_interval = sa.table(
     "skill_interval",
-    *map(sa.column, ("account_id", "close_date", "interval_start", "interval_start_local", "skill_id")),
+    *map(sa.column, ("account_id", "close_date", "interval_start", "interval_start_local", "skill_id", "skill_name")),
     *map(sa.column, ("concluded_segments", "total_handle_time_seconds")),
     schema="reporting",
 )
@@ -34,10 +34,11 @@ _skill_interval = sa.table(
 
 @dataclass(frozen=True)
 class _Interval:
-    """A skill's quarter of an hour; `start` as the profile wants it, `skill` None for the segments without one."""
+    """A skill's quarter of an hour. start: as the profile wants it; skill, name: None for the segments without one."""
 
     start: datetime
     skill: int | None
+    name: str | None
     concluded: int
     seconds: Decimal
 
@@ -47,7 +48,7 @@ class _Interval:
 
     @property
     def queue(self) -> str:
-        return "none" if self.skill is None else str(self.skill)
+        return self.name or "none"
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def _write(connection: sa.Connection, account: str, profile: _Profile, days: Seq
     sys.stdout.write(f"{profile.header}\n")
     lines = csv.writer(sys.stdout, delimiter=profile.delimiter, lineterminator="\n")
     intervals = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(_intervals(account, profile, days))
-    for start, skill, concluded, seconds in intervals:
-        lines.writerow(profile.row(_Interval(start, skill, concluded, seconds)))
+    for start, skill, name, concluded, seconds in intervals:
+        lines.writerow(profile.row(_Interval(start, skill, name, concluded, seconds)))
     sys.stdout.flush()
 
 
@@ -161,10 +162,11 @@ def _intervals(account: str, profile: _Profile, days: Sequence[date]) -> sa.Sele
         sa.select(
             profile.start,
             column.skill_id,
+            column.skill_name,
             sa.func.sum(column.concluded_segments),
             sa.func.sum(column.total_handle_time_seconds),
         )
         .where(column.account_id == account, column.close_date.in_(days))
-        .group_by(profile.start, column.skill_id)
+        .group_by(profile.start, column.skill_id, column.skill_name)
         .order_by(profile.start, column.skill_id)
     )

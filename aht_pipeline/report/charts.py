@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from aht_pipeline.report.figures import Bin, DayFigures, KeyFigures, QuarterFigu
 _WIDTH = 640
 _MOST_BARS = 15
 _DAYS_NAMED = 10
+_NAME_CHARS = 20
 
 _STYLE: dict[str, Any] = {
     "background": "transparent",
@@ -102,14 +104,17 @@ def volume_by_key(found: Sequence[KeyFigures], what: str) -> str:
     """The keys with the most segments, and how long one takes on average."""
     rows = [
         {
-            "key": one.key or "none",
+            "place": place,
+            "name": (one.name or "none")[:_NAME_CHARS],
             "segments": one.measures.segments,
             "seconds": f"{one.measures.average_seconds or 0:,.0f} s",
         }
-        for one in found[:_MOST_BARS]
+        for place, one in enumerate(found[:_MOST_BARS])
     ]
+    names = json.dumps([row["name"] for row in rows]) + "[datum.value]"
     base = _chart_of(rows).encode(
-        y=alt.Y("key:N", title=None, sort=None, axis=alt.Axis(minExtent=96, domain=False, ticks=False)),
+        # By place: two may have one name.
+        y=alt.Y("place:O", title=None, axis=alt.Axis(labelExpr=names, minExtent=130, domain=False, ticks=False)),
         x=alt.X("segments:Q", title="segments, and the average handle time of one", axis=alt.Axis(tickCount=5)),
     )
     labels = base.mark_text(align="left", dx=4, color="var(--quiet)", fontSize=12).encode(text="seconds:N")

@@ -37,20 +37,24 @@ _DISTRIBUTION = sa.text(
 )
 
 
-def _by_key(key: str) -> sa.TextClause:
+def _by(what: str) -> sa.TextClause:
     """Sums of the days, beside quantiles of the segments: those of days cannot be put together."""
     return sa.text(
         f"""
-        SELECT {key} AS key, sums.*, quantiles.of_all[1] AS median_seconds, quantiles.of_all[2] AS p90_seconds
-        FROM (SELECT {key}, {_SUMS} FROM reporting.{key.removesuffix("_id")}_day {_OF_THE_DAYS} GROUP BY 1) AS sums
+        SELECT sums.*, quantiles.of_all[1] AS median_seconds, quantiles.of_all[2] AS p90_seconds
+        FROM (
+            SELECT {what}_id AS id, {what}_name AS name, {_SUMS}
+            FROM reporting.{what}_day {_OF_THE_DAYS}
+            GROUP BY 1, 2
+        ) AS sums
         JOIN (
-            SELECT {key} AS quantiles_key,
+            SELECT {what}_id AS id,
                 percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY handle_time_seconds) AS of_all
             FROM reporting.agent_segments
             WHERE account_id = :account_id AND end_time >= :start AND end_time < :end
             GROUP BY 1
-        ) AS quantiles ON quantiles_key IS NOT DISTINCT FROM {key}
-        ORDER BY segments DESC, {key}
+        ) AS quantiles ON quantiles.id IS NOT DISTINCT FROM sums.id
+        ORDER BY segments DESC, sums.id
         """  # noqa: S608
     )
 
@@ -93,9 +97,10 @@ class QuarterFigures:
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """One skill, group or agent over all days; key: its id as text, None for segments without one."""
+    """One skill, group or agent over all days. id: None for segments without one; name: the id where none is known."""
 
-    key: str | None
+    id: int | None
+    name: str | None
     measures: Measures
     median_seconds: float
     p90_seconds: float
@@ -159,12 +164,10 @@ def read_figures(
         measures = {row.day: _measures(row) for row in rows(_BY_DAY)}
         skills, groups, agents = (
             tuple(
-                KeyFigures(
-                    None if row.key is None else str(row.key), _measures(row), row.median_seconds, row.p90_seconds
-                )
-                for row in rows(_by_key(key))
+                KeyFigures(row.id, row.name, _measures(row), row.median_seconds, row.p90_seconds)
+                for row in rows(_by(what))
             )
-            for key in ("skill_id", "group_id", "agent_id")
+            for what in ("skill", "group", "agent")
         )
         return Figures(
             account_id=account_id,
