@@ -15,6 +15,7 @@ _WIDTH = 640
 _MOST_BARS = 15
 _DAYS_NAMED = 10
 _NAME_CHARS = 20
+_ROOM_FOR_A_LABEL = 1.12
 
 _STYLE: dict[str, Any] = {
     "background": "transparent",
@@ -111,11 +112,17 @@ def volume_by_key(found: Sequence[KeyFigures], what: str) -> str:
         }
         for place, one in enumerate(found[:_MOST_BARS])
     ]
+    most = max(one.measures.segments for one in found)
     names = json.dumps([row["name"] for row in rows]) + "[datum.value]"
     base = _chart_of(rows).encode(
         # By place: two may have one name.
         y=alt.Y("place:O", title=None, axis=alt.Axis(labelExpr=names, minExtent=130, domain=False, ticks=False)),
-        x=alt.X("segments:Q", title="segments, and the average handle time of one", axis=alt.Axis(tickCount=5)),
+        x=alt.X(
+            "segments:Q",
+            title="segments, and the average handle time of one",
+            axis=alt.Axis(tickCount=5),
+            scale=alt.Scale(domain=[0, most * _ROOM_FOR_A_LABEL], nice=False),
+        ),
     )
     labels = base.mark_text(align="left", dx=4, color="var(--quiet)", fontSize=12).encode(text="seconds:N")
     return _svg(base.mark_bar() + labels, f"Segments by {what}, with the average handle time", 24 * max(len(rows), 1))

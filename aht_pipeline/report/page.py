@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from importlib.resources import files
 
 import jinja2
 
+from aht_pipeline.coverage import ranges
 from aht_pipeline.report import charts
 from aht_pipeline.report.figures import Figures
 
@@ -23,9 +25,9 @@ def as_html(figures: Figures) -> str:
         first=figures.days[0].day,
         last=figures.days[-1].day,
         loaded=loaded,
-        provisional=figures.days_that_are("provisional"),
-        missing=figures.days_that_are("missing"),
-        lost=figures.days_that_are("lost"),
+        provisional=_spans(figures.days_that_are("provisional")),
+        missing=_spans(figures.days_that_are("missing")),
+        lost=_spans(figures.days_that_are("lost")),
         charts={
             "volume by day": charts.volume_by_day(figures.days),
             "average by day": charts.average_by_day(figures.days),
@@ -37,6 +39,10 @@ def as_html(figures: Figures) -> str:
         if figures.total.segments
         else {},
     )
+
+
+def _spans(days: list[date]) -> list[str]:
+    return [str(first) if first == last else f"{first} to {last}" for first, last in ranges(days)]
 
 
 def _count(number: int) -> str:
