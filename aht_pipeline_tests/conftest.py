@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,25 @@ def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 @pytest.fixture
 def database_url(embedded_server: EmbeddedServer) -> Iterator[str]:
     """The `postgresql+psycopg2://` URL of an empty database, dropped afterwards whoever is still connected."""
+    with _database(embedded_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(embedded_server: EmbeddedServer) -> Iterator[str]:
+    """The same, one for all tests of a file that only read it."""
+    with _database(embedded_server) as url:
+        yield url
+
+
+@contextmanager
+def _database(server: EmbeddedServer) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    _administer(embedded_server, f"create database {name}")
+    _administer(server, f"create database {name}")
     try:
-        yield embedded_server.url(name).replace("postgresql://", "postgresql+psycopg2://", 1)
+        yield server.url(name).replace("postgresql://", "postgresql+psycopg2://", 1)
     finally:
-        _administer(embedded_server, f"drop database {name} with (force)")
+        _administer(server, f"drop database {name} with (force)")
 
 
 def _administer(server: EmbeddedServer, statement: str) -> None:

@@ -80,7 +80,8 @@ def test_the_services_run_the_nights_on_storage_in_postgres_and_show_no_password
     environment: dict[str, str], instance: dg.DagsterInstance, role: sa.URL
 ) -> None:
     with services(environment) as (ui, processes):
-        assert states_of_schedules(ui) == {"nightly_agent_segments": "RUNNING", "weekly_agent_segments": "RUNNING"}
+        schedules = ("nightly_agent_segments", "weekly_agent_segments", "nightly_names")
+        assert states_of_schedules(ui) == dict.fromkeys(schedules, "RUNNING")
         until(lambda: all_healthy(ui))
         lines = [line for process in processes for line in command_lines(process)]
         assert all(any(part in line for line in lines) for part in ("dagster_webserver", "dagster._daemon", "api grpc"))

@@ -82,10 +82,10 @@ def random_segments(zone: str, day: date, count: int, seed: int = 1) -> list[Seg
 
 def fill(warehouse: sa.Engine, zone: str, day: date) -> None:
     """Three days of one account, one of them not settled, and a second account beside it."""
-    segments = random_segments(zone, day, 120)
+    segments = random_segments(zone, day, 80)
     of_day = [one for one in segments if Day(day, zone).window.start <= one["end_time"] < Day(day, zone).window.end]
     load_each_day(warehouse, segments, zone, pulled_at=Day(day, zone).window.end + timedelta(hours=30))
-    assert len(of_day) > 20
+    assert len(of_day) > 10
     load_each_day(
         warehouse,
         [one | {"segment_id": f"other:{one['segment_id']}"} for one in segments[:20]],

@@ -30,7 +30,6 @@ from aht_pipeline.warehouse import (
     load_day,
     loaded_timezone,
     record_refusal,
-    volumes_of_the_weekday,
 )
 from aht_pipeline.warehouse.merge import MERGE, create_stage, merge, plain_rows
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
@@ -736,8 +735,8 @@ def test_the_volumes_of_a_weekday_are_those_of_the_eight_weeks_before(warehouse:
     day(2, pulled_at=LATER)
     other_weekday = Day(DAY.date - timedelta(days=8), "UTC")
     load(warehouse, batch(segment(1, end_time=other_weekday.window.start)), day=other_weekday)
-    assert volumes_of_the_weekday(warehouse, ACCOUNT, DAY.date) == [9, 3]
-    assert volumes_of_the_weekday(warehouse, "other", DAY.date) == []
+    assert load(warehouse, batch()).weekday_volumes == (9, 3)
+    assert load(warehouse, batch(), account_id="other").weekday_volumes == ()
 
 
 def test_nothing_is_known_of_an_account_that_was_never_loaded(warehouse: sa.Engine) -> None:

@@ -64,7 +64,7 @@ class _Finding:
 def evaluate_day(context: dg.AssetExecutionContext, asset: dg.AssetKey, done: Done[Loaded], pipeline: Pipeline) -> None:
     """Tell of one day. What a failed check means was found in the day's transaction, and rolled it back."""
     materialization = _latest_materialization(context, asset, str(done.day))
-    for finding in _failed(done) if done.result is None else _loaded(done.result, pipeline):
+    for finding in _failed(done) if done.result is None else _loaded(done.result, pipeline.max_rejected_percent):
         context.log_event(
             dg.AssetCheckEvaluation(
                 asset_key=asset,
@@ -92,19 +92,16 @@ def _failed(done: Done[Loaded]) -> Iterator[_Finding]:
         yield _Finding(FEW_REJECTS, False, reason)
 
 
-def _loaded(loaded: Loaded, pipeline: Pipeline) -> Iterator[_Finding]:
-    from aht_pipeline.warehouse import volumes_of_the_weekday
-
+def _loaded(loaded: Loaded, max_rejected_percent: float) -> Iterator[_Finding]:
     load, day = loaded.load, loaded.stored.pull.day
     figures = ("reported", "inserted", "updated", "unchanged", "rejected", "outside_day")
     yield _Finding(COMPLETE, True, metadata={name: getattr(load, name) for name in figures})
     yield _Finding(WITHIN_THE_DAY, True, metadata={"outside_day": load.outside_day})
     percent = 100 * load.rejected / load.reported if load.reported else 0.0
-    limit = {"rejected_percent": percent, "limit_percent": float(pipeline.max_rejected_percent)}
+    limit = {"rejected_percent": percent, "limit_percent": float(max_rejected_percent)}
     yield _Finding(FEW_REJECTS, True, metadata={"rejected": load.rejected, **limit})
 
-    volumes = volumes_of_the_weekday(pipeline.warehouse, pipeline.account_id, day.date)
-    usual_from = usual_volume_from(volumes)
+    usual_from = usual_volume_from(load.weekday_volumes)
     if usual_from is None:
         yield _Finding(USUAL_VOLUME, True, "Too few of the same weekdays are loaded to say what is usual.")
     else:

@@ -6,7 +6,6 @@ from aht_pipeline.warehouse.ledger import (
     day_records,
     loaded_timezone,
     record_refusal,
-    volumes_of_the_weekday,
 )
 from aht_pipeline.warehouse.load import LedgerMismatch, LoadFacts, LoadResult, OutsideDay, RejectedTooMany, load_day
 from aht_pipeline.warehouse.locks import DayBusy
@@ -61,5 +60,4 @@ __all__ = [
     "require_current",
     "store_names",
     "upgrade",
-    "volumes_of_the_weekday",
 ]

@@ -98,10 +98,9 @@ def standing_of(
     return Standing(found.as_of, is_newest=is_newest, is_first=found.is_first)
 
 
-def volumes_of_the_weekday(warehouse: sa.Engine, account_id: str, day: date) -> list[int]:
+def volumes_of_the_weekday(connection: sa.Connection, account_id: str, day: date) -> tuple[int, ...]:
     """What the API reported, at last, of the eight days a week apart before this one, as far as they were loaded."""
-    with warehouse.connect() as connection:
-        return list(connection.execute(_VOLUMES, {"account_id": account_id, "day": day}).scalars())
+    return tuple(connection.execute(_VOLUMES, {"account_id": account_id, "day": day}).scalars())
 
 
 def day_records(warehouse: sa.Engine, account_id: str) -> dict[date, DayRecord]:

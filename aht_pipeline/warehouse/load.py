@@ -15,7 +15,7 @@ from aht_pipeline.ahead import one_ahead
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
-from aht_pipeline.warehouse.ledger import standing_of
+from aht_pipeline.warehouse.ledger import standing_of, volumes_of_the_weekday
 from aht_pipeline.warehouse.locks import hold_day
 from aht_pipeline.warehouse.merge import Merged, Rows, complete_rows, create_stage, insert_new, merge, plain_rows
 from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
@@ -72,6 +72,7 @@ class LoadResult:
     the state of a newer pull.
     rejected: rows that are now in `aht.rejected_segments`; outside_day: rows on the edge that belong to a neighbour.
     late: of these, how many were new or changed since the day's last load; 0 in its first.
+    weekday_volumes: what was reported of the eight days a week apart before it, as far as they are loaded.
     settled: whether no late data can be missing.
     loaded_at: when the load began (UTC).
     """
@@ -84,6 +85,7 @@ class LoadResult:
     rejected: int
     outside_day: int
     late: int
+    weekday_volumes: tuple[int, ...]
     settled: bool
     loaded_at: datetime
 
@@ -240,6 +242,7 @@ def _enter(
         rejected=tally.rejected,
         outside_day=tally.outside_day,
         late=0 if is_first else tally.inserted + tally.updated,
+        weekday_volumes=volumes_of_the_weekday(connection, facts.account_id, facts.day.date),
         settled=settled,
         loaded_at=loaded_at,
     )
