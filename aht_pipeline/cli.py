@@ -175,7 +175,7 @@ def report(first: date | None, last: date | None, file: Path) -> None:
     """Write a page with charts and tables of these days, for people who do not write SQL.
 
     One file that needs no network and no script: mail it, print it, put it on a share. It needs the extra `report`
-    (`pip install 'aht-pipeline[report]'`), and reads the schema `reporting` only.
+    (`pip install '.[report]'`), and reads the schema `reporting` only.
     """
     from aht_pipeline.commands.report import run_report
 

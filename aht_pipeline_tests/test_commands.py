@@ -305,7 +305,7 @@ def test_ctrl_c_while_a_day_is_loaded_leaves_nothing_of_it(account: Outside, sim
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'aht.agent_segments'::regclass"
         eventually(lambda: account.query(waiting) == [(1,)])
         os.killpg(process.pid, signal.SIGINT)
-        sleep(1)  # until it has seen to it, which nothing outside shows
+        sleep(3)  # until it has seen to it, which nothing outside shows
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in said

@@ -24,7 +24,7 @@ def run_report(first: date | None, last: date | None, file: Path) -> int:
         from aht_pipeline.report.figures import last_days, reported_timezone
     except ModuleNotFoundError as missing:
         raise SettingsError(
-            f"the report needs {missing.name}, which is not installed: pip install 'aht-pipeline[report]'"
+            f"the report needs {missing.name}, which is not installed: in the checkout, pip install '.[report]'"
         ) from None
     now = datetime.now(UTC)
     warehouse = look_at_reports(settings)
