@@ -268,7 +268,10 @@ def in_bash(account: Outside, line: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_ctrl_c_ends_a_load_with_its_days_named_and_nothing_else(account: Outside, simulator: Simulator) -> None:
-    simulator.set_faults(Latency(timedelta(seconds=30)))
+    loaded = days_ago(3)  # between two ranges of days
+    account.variables |= {"AHT_START_DATE": str(days_ago(4)), "AHT_LOOKBACK_DAYS": "1"}
+    account.run("load", "--from", str(loaded), "--to", str(loaded))
+    simulator.set_faults(Latency(timedelta(seconds=5)))
     process = subprocess.Popen(
         [str(COMMAND), "load"],
         cwd=account.directory,
@@ -278,13 +281,15 @@ def test_ctrl_c_ends_a_load_with_its_days_named_and_nothing_else(account: Outsid
         text=True,
         start_new_session=True,
     )
-    eventually(lambda: bool(simulator.segment_requests))
-    simulator.set_faults()
+    eventually(lambda: simulator.in_flight > 0)
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in said
+    assert f"{days_ago(4)}  failed: the run was interrupted before it came to this" in said
     assert f"{days_ago(2)} to {YESTERDAY}  failed: the run was interrupted before it came to this" in said
+    assert account.query("SELECT day FROM aht.loads") == [(loaded,)]
+    simulator.set_faults()
     account.run("load")
 
 

@@ -18,7 +18,14 @@ from aht_pipeline import warehouse as public
 from aht_pipeline.days import Day, date_range, yesterday
 from aht_pipeline.normalize import SegmentBatch
 from aht_pipeline.source import Name, NameKind, NameList
-from aht_pipeline.warehouse import changed_days, load_day, record_refusal, refresh_rollups, store_names
+from aht_pipeline.warehouse import (
+    changed_days,
+    load_day,
+    mark_differing_days,
+    record_refusal,
+    refresh_rollups,
+    store_names,
+)
 from aht_pipeline_tests.loading import ACCOUNT, Segment, batch, facts, load, load_each_day, query, reject, segment
 
 LONDON = "Europe/London"
@@ -367,6 +374,41 @@ def test_segments_that_someone_removes_by_hand_leave_the_reports(warehouse: sa.E
     assert query(warehouse, "SELECT segments FROM reporting.agent_day") == []
     list(refresh_rollups(warehouse))
     assert query(warehouse, "SELECT count(*) FROM aht.daily_rollup") == [0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM aht.agent_segments WHERE segment_id LIKE '%1'",
+        "UPDATE aht.agent_segments SET end_reason = 'closedBySystem' WHERE segment_id LIKE '%1'",
+        "UPDATE aht.agent_segments SET total_handle_time_ms = total_handle_time_ms + 1 WHERE segment_id LIKE '%1'",
+        "DELETE FROM aht.agent_segments",
+        "DELETE FROM aht.daily_rollup WHERE grain = 'group'",
+        "UPDATE aht.interval_rollup SET segments = segments + 1",
+    ],
+)
+def test_what_was_changed_past_the_trigger_is_found_and_reported_right_from_then_on(
+    warehouse: sa.Engine, change: str
+) -> None:
+    days = [Day(date(2026, 3, 10), "Asia/Kathmandu"), Day(date(2026, 3, 11), "Asia/Kathmandu")]
+    for number, day in enumerate(days):
+        closes = day.window.start + timedelta(minutes=1)
+        load(warehouse, batch(*(segment(10 * number + n, end_time=closes) for n in (1, 2))), day=day)
+    list(refresh_rollups(warehouse))
+    assert mark_differing_days(warehouse, days[0].date) == []
+
+    of_the_second = f"{' AND' if 'WHERE' in change else ' WHERE'}" + (
+        f" close_date = '{days[1]}'" if "rollup" in change else f" end_time >= '{days[1].window.start}'"
+    )
+    query(warehouse, f"SET LOCAL session_replication_role = replica; {change}{of_the_second}")
+
+    assert mark_differing_days(warehouse, days[1].date + timedelta(days=1)) == []
+    assert mark_differing_days(warehouse, days[0].date) == [(ACCOUNT, days[1].date)]
+    assert_every_view_is_as_pandas_works_it_out(warehouse)
+    assert mark_differing_days(warehouse, days[0].date) == []
+    list(refresh_rollups(warehouse))
+    assert_every_view_is_as_pandas_works_it_out(warehouse)
+    assert mark_differing_days(warehouse, days[0].date) == []
 
 
 def test_a_load_that_is_under_way_during_a_refresh_is_reported_when_it_commits(warehouse: sa.Engine) -> None:

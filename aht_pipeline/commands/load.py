@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # Dagster is imported when the settings are right and there i
 
 Span = tuple[date, date]
 
+_INTERRUPTED = "the run was interrupted before it came to this"
+
 
 def run_load(first: date | None, last: date | None, replay: bool) -> int:
     """0 when every day is complete, 1 when one failed. Raises SettingsError before any work."""
@@ -49,10 +51,14 @@ def run_load(first: date | None, last: date | None, replay: bool) -> int:
 
 @dataclass
 class Outcome:
-    """What became of the days: how many segments each has, and why the others failed."""
+    """What became of the days: how many segments each has, and why the others failed.
+
+    is_interrupted: somebody pressed Ctrl-C, or ended the process politely; nothing more is begun.
+    """
 
     loaded: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    is_interrupted: bool = False
 
 
 def materialise(
@@ -97,6 +103,9 @@ def materialise(
         silent = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         job = build_defs(settings, announce).resolve_implicit_global_asset_job_def()
         for first, last in spans:
+            if outcome.is_interrupted:
+                _note_what_never_ran(outcome, first, last, _INTERRUPTED)
+                continue
             result = job.execute_in_process(
                 instance=instance,
                 asset_selection=[SEGMENTS] if replay else [RAW, SEGMENTS],
@@ -104,7 +113,9 @@ def materialise(
                 run_config=silent,
                 raise_on_error=False,
             )
-            _note_what_never_ran(result, outcome, first, last)
+            if not result.success:
+                outcome.is_interrupted, reason = _end_of_a_failed_run(result)
+                _note_what_never_ran(outcome, first, last, reason)
         materialise_alone = partial(
             job.execute_in_process,
             instance=instance,
@@ -112,9 +123,11 @@ def materialise(
             run_config=silent,
             raise_on_error=False,
         )
-        if names and outcome.loaded:  # where no day came through, the API gives no names either
+        if (
+            names and outcome.loaded and not outcome.is_interrupted
+        ):  # where no day came through, the API gives no names either
             _tell_which_names_failed(materialise_alone(asset_selection=list(NAMES)))
-        if roll_up and not materialise_alone(asset_selection=[ROLLUPS]).success:
+        if roll_up and not outcome.is_interrupted and not materialise_alone(asset_selection=[ROLLUPS]).success:
             click.echo(
                 "aht-pipeline: the rollups of the reports could not be refreshed; its run in the UI says why. The "
                 "reports are right all the same, and slower",
@@ -141,17 +154,17 @@ def _alerts(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
         click.echo(f"aht-pipeline: {failure}", err=True)
 
 
-def _note_what_never_ran(result: dg.ExecuteInProcessResult, outcome: Outcome, first: date, last: date) -> None:
-    """A run that ended before its days were tried (it was interrupted, the warehouse went away) fails each of them."""
-    if result.success:
-        return
-    untried = [day for day in date_range(first, last) if str(day) not in outcome.loaded | outcome.failures]
+def _end_of_a_failed_run(result: dg.ExecuteInProcessResult) -> tuple[bool, str]:
+    """Whether it was interrupted, and why the days failed that it never came to."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     error = next((error.cause or error for error in errors if error), None)
-    if error is None or error.cls_name == "DagsterExecutionInterruptedError":
-        reason = "the run was interrupted before it came to this"
-    else:
-        reason = error.message.strip()
+    is_interrupted = not errors or (error is not None and error.cls_name == "DagsterExecutionInterruptedError")
+    return is_interrupted, _INTERRUPTED if is_interrupted or error is None else error.message.strip()
+
+
+def _note_what_never_ran(outcome: Outcome, first: date, last: date, reason: str) -> None:
+    """A run that ended before its days were tried (it was interrupted, the warehouse went away) fails each of them."""
+    untried = [day for day in date_range(first, last) if str(day) not in outcome.loaded | outcome.failures]
     outcome.failures |= {str(day): reason for day in untried}
     for begin, end in ranges(untried):
         click.echo(f"{begin}{f' to {end}' if end > begin else ''}  failed: {reason}", err=True)

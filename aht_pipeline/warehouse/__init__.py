@@ -27,7 +27,7 @@ from aht_pipeline.warehouse.names import (
     note_unchanged_names,
     store_names,
 )
-from aht_pipeline.warehouse.rollups import changed_days, refresh_rollups
+from aht_pipeline.warehouse.rollups import changed_days, mark_differing_days, refresh_rollups
 
 __all__ = [
     "AgentsNamed",
@@ -54,6 +54,7 @@ __all__ = [
     "libpq_url",
     "load_day",
     "loaded_timezone",
+    "mark_differing_days",
     "note_unchanged_names",
     "record_refusal",
     "refresh_rollups",

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 _CHANGED = sa.text("SELECT account_id, close_date FROM aht.changed_days ORDER BY close_date DESC, account_id")
 _ROLL_UP = sa.text("SELECT aht.roll_up_day(:account_id, :day)")
+_MARK_DIFFERING = sa.text("SELECT account_id, close_date FROM aht.mark_differing_days(:since)")
 
 
 def changed_days(warehouse: sa.Engine) -> list[tuple[str, date]]:
@@ -31,3 +32,13 @@ def refresh_rollups(warehouse: sa.Engine) -> Iterator[tuple[str, date]]:
             was_changed = connection.execute(_ROLL_UP, {"account_id": account_id, "day": day}).scalar_one()
         if was_changed:
             yield account_id, day
+
+
+def mark_differing_days(warehouse: sa.Engine, since: date) -> list[tuple[str, date]]:
+    """Mark the days from `since` on whose rollups are not what their segments add up to; which they were.
+
+    There are none unless segments were written past the trigger that marks changes. Reports read what is marked from
+    the segments at once, and the next refresh rolls it up.
+    """
+    with warehouse.begin() as connection:
+        return [(row.account_id, row.close_date) for row in connection.execute(_MARK_DIFFERING, {"since": since})]
