@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
-from aht_pipeline.ahead import one_ahead
 from aht_pipeline.archive import Archive, StoredPull
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
@@ -61,7 +61,7 @@ class Done(Generic[Result]):
         """The day's next step, on this one's result; where this one failed, its failure."""
         if self.result is None:
             return Done(self.day, 0, failure=self.failure)
-        return _attempt(self.day, partial(step, self.result))
+        return attempt(self.day, partial(step, self.result))
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,43 @@ class NamesRead:
     stored: NamesStored
     is_unchanged: bool
     skipped: int = 0
+
+
+class Reading:
+    """An archived pull as it is normalised, the first of its batches at once.
+
+    seconds: how long the making of its batches took so far, without what was done with them in between.
+    unknown_fields, unknown_end_reasons: of the batches so far.
+    """
+
+    def __init__(self, archive: Archive, stored: StoredPull, given_up: threading.Event) -> None:
+        self.stored = stored
+        self.seconds = 0.0
+        self.unknown_fields: set[str] = set()
+        self.unknown_end_reasons: set[str] = set()
+        self._archive = archive
+        self._given_up = given_up
+        batches = self._normalized()
+        self._begun: Iterator[SegmentBatch] | None = chain(list(islice(batches, 1)), batches)
+
+    def batches(self) -> Iterator[SegmentBatch]:
+        """All batches; each time anew. Raises GivenUp, and what reading and normalising raise."""
+        begun, self._begun = self._begun, None
+        return begun or self._normalized()
+
+    def _normalized(self) -> Iterator[SegmentBatch]:
+        pull, pages = self.stored.pull, partial(self._archive.pages, self.stored)
+        began = time.monotonic()
+        superseded = find_superseded(pages()) if pull.rows != pull.reported else None
+        for batch in normalize(pages(), pull.day.window, superseded):
+            self.seconds += time.monotonic() - began
+            if self._given_up.is_set():
+                raise GivenUp(f"{pull.day}: not loaded, because the run was ended")
+            self.unknown_fields |= batch.unknown_fields
+            self.unknown_end_reasons |= batch.unknown_end_reasons
+            yield batch
+            began = time.monotonic()
+        self.seconds += time.monotonic() - began
 
 
 class Pipeline:
@@ -138,23 +175,13 @@ class Pipeline:
             raise NothingToReplay(f"{day}: {self.archive} holds no complete pull of this day; load it from the API")
         return stored
 
-    def load(self, stored: StoredPull, run_id: str | None = None) -> Loaded:
-        """Normalise an archived pull and upsert it: one transaction a day."""
-        pull = stored.pull
-        seen_fields: set[str] = set()
-        seen_end_reasons: set[str] = set()
-        normalizing = _Stopwatch()
+    def read(self, stored: StoredPull) -> Reading:
+        """Begin to normalise an archived pull, so that its load can write from its first moment on."""
+        return Reading(self.archive, stored, self._given_up)
 
-        def batches() -> Iterator[SegmentBatch]:
-            has_repeats = pull.rows != pull.reported
-            superseded = find_superseded(self.archive.pages(stored)) if has_repeats else None
-            for batch in normalize(self.archive.pages(stored), pull.day.window, superseded):
-                if self._given_up.is_set():
-                    raise GivenUp(f"{pull.day}: not loaded, because the run was ended")
-                seen_fields.update(batch.unknown_fields)
-                seen_end_reasons.update(batch.unknown_end_reasons)
-                yield batch
-
+    def load(self, reading: Reading, run_id: str | None = None) -> Loaded:
+        """Upsert a pull: one transaction a day."""
+        stored, pull = reading.stored, reading.stored.pull
         facts = LoadFacts(
             account_id=pull.account_id,
             day=pull.day,
@@ -166,8 +193,10 @@ class Pipeline:
             dagster_run_id=run_id,
             max_rejected_percent=self.max_rejected_percent,
         )
-        load = load_day(self.warehouse, facts, lambda: normalizing.over(batches()))
-        return Loaded(stored, load, normalizing.seconds, frozenset(seen_fields), frozenset(seen_end_reasons))
+        load = load_day(self.warehouse, facts, reading.batches)
+        return Loaded(
+            stored, load, reading.seconds, frozenset(reading.unknown_fields), frozenset(reading.unknown_end_reasons)
+        )
 
     def load_names(self, kind: NameKind) -> NamesRead:
         """Bring the names of a kind up to date, if they changed since they were last read."""
@@ -185,30 +214,7 @@ class Pipeline:
         return self._api
 
 
-class _Stopwatch:
-    """How long the making of the items of some iterators took, without what was done with them in between."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def over(self, items: Iterator[Result]) -> Iterator[Result]:
-        while True:
-            began = time.monotonic()
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self.seconds += time.monotonic() - began
-            yield item
-
-
-def ahead(step: Callable[[Day], Result], days: Iterable[Day]) -> Iterator[Done[Result]]:
-    """Each day's step, in order, always one day ahead of the caller."""
-    return one_ahead(_attempt(day, partial(step, day)) for day in days)
-
-
-def _attempt(day: Day, step: Callable[[], Result]) -> Done[Result]:
+def attempt(day: Day, step: Callable[[], Result]) -> Done[Result]:
     """Run one step of one day. Whatever goes wrong in it stays in it: no neighbour fails because of it."""
     began = time.monotonic()
     try:

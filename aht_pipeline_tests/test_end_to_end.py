@@ -89,7 +89,7 @@ def test_every_real_call_arrives_field_by_field(tmp_path: Path, database_url: st
 
 
 def test_late_rows_are_picked_up_by_the_second_night_and_no_others(tmp_path: Path, database_url: str) -> None:
-    clock = datetime.now(UTC)
+    clock = datetime.now(UTC).replace(hour=4)  # of yesterday, eight hours are to be had yet
     traffic = GeneratedTraffic(segments_per_day=400)
     with Simulator(traffic, lag=timedelta(hours=20), now=lambda: clock) as simulator:
         account = of_account(tmp_path, simulator, database_url, start=days_ago(2))

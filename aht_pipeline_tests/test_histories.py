@@ -332,7 +332,7 @@ class Account:
         poisoned = [row for row in rows if row.columns is None]
         before = self.state
         try:
-            load = self.pipeline.load(stored).load
+            load = self.pipeline.load(self.pipeline.read(stored)).load
         except RejectedTooMany:
             self.state = state_of(self.connection)
             assert self.state == before

@@ -47,7 +47,7 @@ def load_all(warehouse_url: str, archive: Path, api_url: str) -> None:
         max_rejected_percent=0,
     )
     for day in DAYS:
-        pipeline.load(pipeline.pull(day))
+        pipeline.load(pipeline.read(pipeline.pull(day)))
     pipeline.close()
 
 

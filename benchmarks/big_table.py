@@ -45,7 +45,7 @@ def sampled_day(bench: Rig, segments: int) -> Iterator[Sampled]:
         pulls.open_pipeline(api, Path(folder) / "archive", url) as pipeline,
     ):
         original = pulls.pull(pipeline, day)
-        pipeline.load(original)
+        pipeline.load(pipeline.read(original))
         take_sample(url)
         yield Sampled(url, Path(folder), pipeline, original)
 

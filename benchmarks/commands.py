@@ -38,7 +38,7 @@ def _load(api: Api, account: Outside, days: list[date]) -> None:
     archive, url = Path(account.variables["AHT_ARCHIVE_URL"]), account.variables["WAREHOUSE_URL"]
     with pulls.open_pipeline(api, archive, url) as pipeline:
         for day in days:
-            pipeline.load(pulls.pull(pipeline, day))
+            pipeline.load(pipeline.read(pulls.pull(pipeline, day)))
 
 
 def _command(account: Outside, arguments: tuple[str, ...]) -> float:

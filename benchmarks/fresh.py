@@ -112,7 +112,7 @@ def _ready_rows(bench: Rig, api: Api, days: list[date], folder: Path) -> dict[da
     ):
         files = {day: folder / f"{day}.csv" for day in days}
         for day, file in files.items():
-            pipeline.load(pulls.pull(pipeline, day))
+            pipeline.load(pipeline.read(pulls.pull(pipeline, day)))
             rows = f"select * from aht.agent_segments where end_time::date = '{day}' order by segment_id"
             rig.psql(url, f"\\copy ({rows}) to '{file}' with (format csv)")
         return files

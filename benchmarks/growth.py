@@ -31,7 +31,7 @@ def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
                     big_table.empty(url)
                 stored = pulls.with_other_ids(pipeline.archive, original)
                 done: list[Loaded] = []
-                took = rig.seconds(lambda: done.append(pipeline.load(stored)))
+                took = rig.seconds(lambda: done.append(pipeline.load(pipeline.read(stored))))
                 inserted = done[0].load.inserted
                 check(inserted == stored.pull.reported, f"{inserted} of {stored.pull.reported} rows were added")
                 return took

@@ -47,7 +47,7 @@ class _Days:
     def load(self, stored: StoredPull, *, inserted: int = 0, updated: int = 0) -> tuple[Written, Loaded]:
         """Load a pull of which so many rows are new and so many changed."""
         done: list[Loaded] = []
-        wrote = rig.written(self.url, lambda: done.append(self._pipeline.load(stored)))
+        wrote = rig.written(self.url, lambda: done.append(self._pipeline.load(self._pipeline.read(stored))))
         load = done[0].load
         check((load.inserted, load.updated) == (inserted, updated), f"of {self.rows} rows: {load}")
         return wrote, done[0]

@@ -53,21 +53,27 @@ def _define(settings: Settings, announce: Announce, days: dg.DailyPartitionsDefi
     def agent_segments_by_day(context: dg.AssetExecutionContext) -> Iterator[Any]:
         from aht_pipeline.ahead import one_ahead
         from aht_pipeline.days import Day
-        from aht_pipeline.pipeline import ahead
+        from aht_pipeline.pipeline import attempt
 
         pipeline: Pipeline = context.resources.pipeline
         gc.freeze()  # all that was imported stays: collecting garbage need not walk over it again and again
         keys = context.selected_asset_keys
         partitions = [Day(date.fromisoformat(key), settings.timezone) for key in context.partition_keys]
+        pull = pipeline.pull if RAW in keys else pipeline.latest
         load = partial(pipeline.load, run_id=context.run.run_id)
         failures: dict[str, str] = {}
 
+        def days_pulled() -> Iterator["tuple[Done[Any], Done[Any]]"]:
+            for day in partitions:
+                pulled = attempt(day, partial(pull, day))
+                yield pulled, pulled.then(pipeline.read) if SEGMENTS in keys else pulled
+
+        def days_done() -> Iterator["tuple[Done[Any], Done[Any]]"]:
+            for pulled, read in one_ahead(days_pulled()):
+                yield pulled, read.then(load) if SEGMENTS in keys else pulled
+
         # Three at work: one day is told of while the next is loaded and the one after that is pulled.
-        pulls = ahead(pipeline.pull if RAW in keys else pipeline.latest, partitions)
-        days_done: Iterator[tuple[Done[Any], Done[Any]]] = (
-            (pulled, pulled.then(load) if SEGMENTS in keys else pulled) for pulled in pulls
-        )
-        for pulled, done in one_ahead(days_done, pipeline.give_up):
+        for pulled, done in one_ahead(days_done(), pipeline.give_up):
             if RAW in keys:
                 _report(context, announce, RAW, pulled, pull_metadata)
             if SEGMENTS in keys:
