@@ -46,7 +46,7 @@ def relations(engine: sa.Engine) -> set[str]:
         query(
             engine,
             "SELECT relnamespace::regnamespace || '.' || relname FROM pg_class "
-            "WHERE relkind IN ('r', 'v') AND relnamespace::regnamespace::text IN ('aht', 'reporting', 'public')",
+            "WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('aht', 'reporting', 'public')",
         )
     )
 
@@ -60,8 +60,10 @@ def test_the_migrated_database_is_what_the_tables_declare(database_url: str, eng
     ) == ["loads_reported_adds_up"]
     assert query(
         engine,
-        "SELECT amname FROM pg_class JOIN pg_am ON pg_am.oid = relam WHERE relname = 'agent_segments_end_time'",
-    ) == ["brin"]
+        "SELECT opcname || ', ' || array_to_string(reloptions, ', ') FROM pg_class "
+        "JOIN pg_index ON indexrelid = pg_class.oid JOIN pg_opclass ON pg_opclass.oid = indclass[0] "
+        "WHERE relname = 'agent_segments_end_time'",
+    ) == ["timestamptz_minmax_multi_ops, autosummarize=on"]
 
 
 def test_the_key_of_the_segments_is_collated_as_the_bytes_are(database_url: str, engine: sa.Engine) -> None:
@@ -166,7 +168,7 @@ def test_everything_that_a_reader_sees_has_a_comment(database_url: str, engine: 
     warehouse.upgrade(database_url)
 
     ours = (
-        "relnamespace::regnamespace::text IN ('aht', 'reporting') AND relkind IN ('r', 'v') "
+        "relnamespace::regnamespace::text IN ('aht', 'reporting') AND relkind IN ('r', 'p', 'v') "
         "AND relname <> 'alembic_version'"
     )
     assert (

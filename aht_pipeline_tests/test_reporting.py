@@ -353,6 +353,11 @@ def test_what_was_loaded_before_the_migration_is_reported_and_rolled_up(
     assert len(list(refresh_rollups(warehouse))) == 1
     assert query(warehouse, "SELECT segments FROM reporting.agent_day") == [2]
 
+    public.downgrade(database_url, "0006")  # the rollups of before are taken over, there and back
+    public.upgrade(database_url)
+    assert changed_days(warehouse) == []
+    assert query(warehouse, "SELECT segments FROM reporting.agent_day") == [2]
+
 
 def test_a_reload_that_changes_nothing_leaves_nothing_to_roll_up(warehouse: sa.Engine) -> None:
     load(warehouse, batch(segment(1)))

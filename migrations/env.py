@@ -6,12 +6,21 @@ A developer's own `alembic` command connects to WAREHOUSE_URL instead.
 from __future__ import annotations
 
 import os
+import re
 
 import sqlalchemy as sa
 from alembic import context
 
 from aht_pipeline.warehouse.connection import engine
 from aht_pipeline.warehouse.tables import SCHEMA, metadata
+
+_PARTITION = re.compile("daily_rollup_.+")  # of a table that is declared whole
+
+
+def _is_declared(name: str | None, kind: str, _: object) -> bool:
+    if kind == "schema":
+        return name == SCHEMA
+    return not (kind == "table" and _PARTITION.fullmatch(name or ""))
 
 
 def run(connection: sa.Connection) -> None:
@@ -22,7 +31,7 @@ def run(connection: sa.Connection) -> None:
         target_metadata=metadata,
         version_table_schema=SCHEMA,
         include_schemas=True,
-        include_name=lambda name, kind, _: kind != "schema" or name == SCHEMA,
+        include_name=_is_declared,
         compare_server_default=True,
     )
     with context.begin_transaction():

@@ -60,7 +60,7 @@ BEGIN
         FROM pg_class
         WHERE relowner <> 'aht_owner'::regrole
             AND (
-                relnamespace = 'aht'::regnamespace AND relkind IN ('r', 'v')
+                relnamespace = 'aht'::regnamespace AND relkind IN ('r', 'p', 'v')
                 OR relnamespace = 'reporting'::regnamespace AND relkind = 'v' AND relname IN (
                     'account_timezone', 'agent_day', 'agent_segments', 'agent_skill_day', 'conversation_metrics',
                     'day_coverage', 'group_day', 'skill_day', 'skill_interval', 'skill_transfers'

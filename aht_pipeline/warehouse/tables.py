@@ -66,7 +66,13 @@ agent_segments = sa.Table(
     sa.Column(
         "revision", sa.Integer, nullable=False, comment="1 at first, and one more with every change of a stored value"
     ),
-    sa.Index("agent_segments_end_time", "end_time", postgresql_using="brin"),
+    sa.Index(
+        "agent_segments_end_time",
+        "end_time",
+        postgresql_using="brin",
+        postgresql_ops={"end_time": "timestamptz_minmax_multi_ops"},
+        postgresql_with={"autosummarize": "on"},
+    ),
     comment="Agent segments: one agent's part of one conversation, with its handle time. Nothing is ever deleted",
 )
 
