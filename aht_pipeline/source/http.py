@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Generic, Protocol, TypeVar
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
 
 import requests
 import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import default_headers
 
 from aht_pipeline.errors import AhtError
 from aht_pipeline.source.errors import ApiError, Refused
@@ -67,16 +69,13 @@ class Http:
     def __init__(self, concurrency: int, user_agent: str, pacing: Pacing | None = None) -> None:
         self.throttle = Throttle(concurrency)
         self.pacing = pacing or Pacing()
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = user_agent
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=concurrency + 2)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
-        self._session.trust_env = False  # what the environment says is read once a host, not with every request
+        # No session above it: nothing of one is wanted (redirects, cookies), and it costs as much as the request.
+        self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=concurrency + 2)
+        self._headers = {**default_headers(), "User-Agent": user_agent}
         self._environments: dict[str, Any] = {}
 
     def close(self) -> None:
-        self._session.close()
+        self._adapter.close()
 
     def get(
         self,
@@ -163,11 +162,10 @@ class Http:
         signer = call.authorisation.sign(self) if call.authorisation else _NoAuth()
         try:
             with self.throttle.slot(call.abandon):
-                response = self._session.send(
-                    call.prepared(self._session.headers, signer),
+                response = self._adapter.send(
+                    call.prepared(self._headers, signer),
                     **self._environment(call.url),
                     timeout=(self.pacing.connect_timeout_s, self.pacing.read_timeout_s),
-                    allow_redirects=False,
                 )
                 body: bytes = response.raw.read(decode_content=True)  # one large read costs less than .content
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -226,12 +224,13 @@ class _Call(Generic[Answer]):
     revision: str | None = None
 
     def prepared(self, headers: Mapping[str, str | bytes], signer: AuthBase) -> requests.PreparedRequest:
-        """One attempt. The session would merge what it holds into it: nothing, but not for nothing."""
+        """One attempt."""
         request = requests.PreparedRequest()
-        conditions = {"If-Match": self.revision} if self.revision else {}
-        request.prepare(
-            self.method, self.url, {**headers, **conditions}, params=self.params, data=self.form, auth=signer
-        )
+        request.prepare_method(self.method)
+        request.url = _normal(self.url) + ("?" + urlencode(self.params) if self.params else "")
+        request.prepare_headers({**headers, **({"If-Match": self.revision} if self.revision else {})})
+        request.prepare_body(self.form, None)
+        request.prepare_auth(signer)
         return request
 
     def is_answered_by(self, status: int) -> bool:
@@ -247,6 +246,14 @@ class _Call(Generic[Answer]):
         sent = [*(self.form or {}).values(), *re.findall(r'[^\s",=]{8,}', authorised_by)]
         spellings = (str, unquote, quote, quote_plus, lambda text: quote(text, safe=""))
         return [spelled(text) for text in sent for spelled in spellings]
+
+
+@cache
+def _normal(url: str) -> str:
+    """The URL as it is sent; working that out with every page of a day costs a tenth of fetching it."""
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return str(request.url)
 
 
 def _of_body(read: Callable[[bytes], Answer]) -> Callable[[bytes, requests.Response], Answer]:
