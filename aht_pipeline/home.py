@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -170,6 +171,9 @@ def prepare_dagster_home(settings: Settings) -> Path:
         if settings.warehouse_url is None:
             url = _url_without_password(start_server(settings).url(DAGSTER_DATABASE), home / "pgpass")
             text += f"storage:\n  postgres:\n    postgres_url: {url}\n"
+        else:
+            folders = {"history": "history", "runs": "history/runs", "schedules": "schedules"}
+            text += _SQLITE.format(**{name: json.dumps(str(home / folder)) for name, folder in folders.items()})
         _write_private(home / "dagster.yaml", text)
         if not made.exists():
             _make_storage(home)
@@ -270,4 +274,20 @@ retention:
       skipped: 7
       success: 90
       failure: 90
+"""
+
+# As Dagster keeps them by default, but for the event log's class.
+_SQLITE = """\
+run_storage:
+  module: dagster._core.storage.runs
+  class: SqliteRunStorage
+  config: {{base_dir: {history}}}
+event_log_storage:
+  module: aht_pipeline.defs.event_log
+  class: KeptOpenEventLog
+  config: {{base_dir: {runs}}}
+schedule_storage:
+  module: dagster._core.storage.schedules
+  class: SqliteScheduleStorage
+  config: {{base_dir: {schedules}}}
 """
