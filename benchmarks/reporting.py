@@ -24,6 +24,8 @@ _QUERIES = {
     "interval_start_local::time, sum(segments), sum(total_handle_time_seconds) / sum(segments) "
     "FROM reporting.skill_interval GROUP BY 1, 2",
     "the quarters of one day": "SELECT * FROM reporting.skill_interval WHERE close_date = '{last}'",
+    "the segments of one day": "SELECT count(*), sum(handle_time_seconds) FROM reporting.agent_segments "
+    "WHERE end_time >= '{last}Z' AND end_time < '{last}Z'::timestamptz + interval '1 day'",
 }
 
 
@@ -41,7 +43,7 @@ def measure(bench: Rig, say: Callable[[str], None]) -> list[Figure]:
         rig.query(url, "VACUUM (ANALYZE)")
         figures = [
             at_most(
-                5, "s a day", f"rolling up days of {rows // days:,} segments", "five seconds", [took / days], timed=True
+                2, "s a day", f"rolling up days of {rows // days:,} segments", "two seconds", [took / days], timed=True
             ),
             *_figures(bench, warehouse, last, rows, "rolled up"),
         ]
@@ -85,6 +87,8 @@ def _make_days(url: str, first: date, days: int) -> None:
             f"SELECT {big_table.NEW_ID}, start_time + shift, end_time + shift, {kept} FROM sample, "
             f"(SELECT make_interval(days => '{day}' - min(end_time::date)) AS shift FROM sample) AS shifted",
         )
+        if number % 30 == 0:  # from then on, new rows fill holes in old pages, as in any warehouse
+            rig.query(url, "VACUUM aht.agent_segments")
     rig.query(url, "ALTER TABLE aht.agent_segments ADD CONSTRAINT agent_segments_pkey PRIMARY KEY (segment_id)")
     columns = "account_id, timezone, dagster_run_id, archive_file, archive_sha256, requests"
     counts = "reported, inserted, updated, unchanged, rejected, outside_day"
