@@ -74,6 +74,8 @@ def _plot_sides(file: Path, name: str, figures: list[dict[str, Any]]) -> None:
     from matplotlib import pyplot as plt
 
     figures = [figure for figure in figures if len(figure["samples"]) > 1]
+    if not figures:
+        return
     drawing, panels = plt.subplots(len(figures), 1, figsize=(9, 1.6 * len(figures) + 0.6), squeeze=False)
     for panel, figure in zip(panels[:, 0], figures, strict=True):
         for row, samples in enumerate(figure["samples"].values()):
