@@ -16,9 +16,11 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from aht_pipeline.days import Day, date_range
 from aht_pipeline.defs import build_defs
+from aht_pipeline.defs.event_log import KeptOpenEventLog
 from aht_pipeline.settings import Variables, read_settings
 from aht_pipeline.simulator import ErrorStatus, ExplicitTraffic, GeneratedTraffic, Simulator, When, segment
 from aht_pipeline.warehouse import engine
@@ -234,6 +236,43 @@ def test_either_asset_can_be_materialised_alone(definitions: dg.Definitions, sim
         for asset in ("raw_agent_segments", "agent_segments"):
             three_days = {str(day) for day in date_range(days_ago(3), YESTERDAY)}
             assert instance.get_materialized_partitions(dg.AssetKey(asset)) == three_days
+
+
+def test_what_was_changed_past_the_trigger_fails_the_audit_of_the_rollups(
+    definitions: dg.Definitions, account: Outside
+) -> None:
+    def audit() -> tuple[bool, str]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = materialise(definitions, instance, YESTERDAY, YESTERDAY, "reporting_rollups")
+        assert result.success
+        (check,) = result.get_asset_check_evaluations()
+        return check.passed, check.description or ""
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialise(definitions, instance, YESTERDAY, YESTERDAY).success
+    assert audit() == (True, "")
+    with engine(account.variables["WAREHOUSE_URL"]).begin() as connection:
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        connection.execute(sa.text("UPDATE aht.agent_segments SET total_handle_time_ms = total_handle_time_ms + 1"))
+    passed, told = audit()
+    assert not passed
+    assert f"{YESTERDAY} of account" in told
+    assert "trigger" in told
+    assert audit() == (True, "")
+
+
+def test_the_event_log_that_is_kept_open_is_the_one_that_dagster_keeps(account: Outside) -> None:
+    account.run("load", "--from", str(days_ago(2)))
+    home = account.home / "dagster"
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert isinstance(instance.event_log_storage, KeptOpenEventLog)
+        (run,) = instance.get_runs()
+        kept_open = instance.all_logs(run.run_id)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        assert type(instance.event_log_storage) is SqliteEventLogStorage
+        assert instance.all_logs(run.run_id) == kept_open != []
+        both_days = {str(day) for day in date_range(days_ago(2), YESTERDAY)}
+        assert instance.get_materialized_partitions(dg.AssetKey("agent_segments")) == both_days
 
 
 def test_a_materialisation_says_what_was_loaded(definitions: dg.Definitions, simulator: Simulator) -> None:

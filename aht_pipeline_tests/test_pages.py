@@ -89,6 +89,31 @@ def test_a_row_without_a_usable_id_is_known_by_its_content(row: str) -> None:
     assert len({usable, first, other}) == 3
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        '{"segmentId": "b"}',
+        '{"segmentId":"b","note":"\\n"}',
+        '{"segmentId":"b","note":"é"}',
+        '{"segmentId":"b","note":"segmentId"}',
+        '{"segmentId":"b","nested":{"segmentId":"c"}}',
+        '{"segmentId":"c","segmentId":"b"}',
+        '{"n":1,"segmentId":"b"}',
+        '{"segment\\u0049d":"b"}',
+    ],
+)
+def test_an_id_has_one_key_however_it_and_its_neighbours_are_written(other: str) -> None:
+    plain = '{"segmentId":"a"}'
+
+    assert keys(plain, '{"segmentId":"b"}') == [*keys(plain), *keys('{"segmentId":"b"}')] == keys(plain, other)
+
+
+def test_rows_that_name_an_id_only_within_are_known_by_their_content() -> None:
+    first, second = keys('{"segmentId":"","of":{"segmentId":"a"}}', '{"n":1,"of":{"segmentId":"a"}}')
+
+    assert len({first, second, *keys('{"segmentId":"a"}')}) == 3
+
+
 def test_a_row_that_cannot_be_read_takes_nothing_from_its_neighbours() -> None:
     usable = '{"segmentId": "a"}'
 

@@ -27,6 +27,7 @@ from aht_pipeline.warehouse import (
     store_names,
 )
 from aht_pipeline_tests.loading import ACCOUNT, Segment, batch, facts, load, load_each_day, query, reject, segment
+from aht_pipeline_tests.outside import eventually
 
 LONDON = "Europe/London"
 CLOSED = ["closedByAgent", "closedByConsumer", "closedBySystem"]
@@ -414,6 +415,21 @@ def test_what_was_changed_past_the_trigger_is_found_and_reported_right_from_then
     list(refresh_rollups(warehouse))
     assert_every_view_is_as_pandas_works_it_out(warehouse)
     assert mark_differing_days(warehouse, days[0].date) == []
+
+
+def test_two_audits_at_once_mark_a_day_once(warehouse: sa.Engine) -> None:
+    load(warehouse, batch(segment(1)))
+    list(refresh_rollups(warehouse))
+    query(warehouse, "SET LOCAL session_replication_role = replica; DELETE FROM aht.agent_segments")
+    (day,) = query(warehouse, "SELECT close_date FROM aht.interval_rollup")
+
+    with ThreadPoolExecutor(1) as pool:
+        with warehouse.begin() as first:
+            first.execute(sa.text("SELECT aht.mark_differing_days(:day)"), {"day": day})
+            second = pool.submit(mark_differing_days, warehouse, day)
+            eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
+        assert second.result() == [(ACCOUNT, day)]
+    assert query(warehouse, "SELECT segments FROM reporting.agent_day") == []
 
 
 def test_a_load_that_is_under_way_during_a_refresh_is_reported_when_it_commits(warehouse: sa.Engine) -> None:

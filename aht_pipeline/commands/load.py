@@ -123,9 +123,8 @@ def materialise(
             run_config=silent,
             raise_on_error=False,
         )
-        if (
-            names and outcome.loaded and not outcome.is_interrupted
-        ):  # where no day came through, the API gives no names either
+        names = names and bool(outcome.loaded)  # where no day came through, the API gives no names either
+        if names and not outcome.is_interrupted:
             _tell_which_names_failed(materialise_alone(asset_selection=list(NAMES)))
         if roll_up and not outcome.is_interrupted and not materialise_alone(asset_selection=[ROLLUPS]).success:
             click.echo(
@@ -158,8 +157,9 @@ def _end_of_a_failed_run(result: dg.ExecuteInProcessResult) -> tuple[bool, str]:
     """Whether it was interrupted, and why the days failed that it never came to."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     error = next((error.cause or error for error in errors if error), None)
-    is_interrupted = not errors or (error is not None and error.cls_name == "DagsterExecutionInterruptedError")
-    return is_interrupted, _INTERRUPTED if is_interrupted or error is None else error.message.strip()
+    if error is None or error.cls_name == "DagsterExecutionInterruptedError":
+        return not errors or error is not None, _INTERRUPTED
+    return False, error.message.strip()
 
 
 def _note_what_never_ran(outcome: Outcome, first: date, last: date, reason: str) -> None:

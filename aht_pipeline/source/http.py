@@ -69,7 +69,7 @@ class Http:
     def __init__(self, concurrency: int, user_agent: str, pacing: Pacing | None = None) -> None:
         self.throttle = Throttle(concurrency)
         self.pacing = pacing or Pacing()
-        # No session above it: nothing of one is wanted (redirects, cookies), and it costs as much as the request.
+        # No session above it: nothing of one is wanted (redirects, cookies), and it takes its time with every page.
         self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=concurrency + 2)
         self._headers = {**default_headers(), "User-Agent": user_agent}
         self._environments: dict[str, Any] = {}

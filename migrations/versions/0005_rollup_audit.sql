@@ -61,7 +61,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = of
         SELECT account_id, close_date::timestamp AT TIME ZONE zone.timezone, 0
         FROM differing
         JOIN reporting.account_timezone AS zone USING (account_id)
-        RETURNING account_id
+        ON CONFLICT DO NOTHING -- another audit found it at the same moment
     )
     SELECT account_id, close_date FROM differing ORDER BY 1, 2
 $$;
