@@ -164,7 +164,7 @@ def url(database_url: str) -> str:
 
 
 @given(histories())
-@of_histories(max_examples=120, derandomize=True, database=None)
+@of_histories(max_examples=80, derandomize=True, database=None)
 def test_the_warehouse_is_the_truth_after_any_history(url: str, history: History) -> None:
     live_through(url, history)
 
