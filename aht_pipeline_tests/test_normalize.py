@@ -17,8 +17,8 @@ import pytest
 from aht_pipeline.days import Day, Window, from_millis, iso
 from aht_pipeline.normalize import QUALITY_FLAGS, SEGMENT_SCHEMA, Reject, SegmentBatch, find_superseded, normalize
 from aht_pipeline.normalize.careful import Repaired, read_row
-from aht_pipeline.normalize.columns import columns_of, extra_of, suspects, with_moments
-from aht_pipeline.normalize.plain import PlainDecoder
+from aht_pipeline.normalize.columns import added_of, as_table, columns_of, extra_of, suspects
+from aht_pipeline.normalize.plain import PlainDecoder, Segment, by_field
 from aht_pipeline.pages import PageError, read_page, segment_keys
 
 WINDOW = Day(date(2026, 1, 1), "UTC").window
@@ -586,13 +586,15 @@ def test_the_fast_and_the_careful_path_agree_on_every_row() -> None:
         if plain is None:
             continue
         careful = read_row(raw, WINDOW)
-        fast = with_moments([columns_of([plain], np.array([0]), extra_of(decoder.added_values([plain])))])
+        fields = by_field(decoder.fields, [[plain]])
+        fast = as_table([columns_of(fields, np.array([0]), extra_of(added_of(fields)))])
         if suspects(fast, WINDOW).any():
             agreed["suspect"] += isinstance(careful, Reject)
             continue
         assert isinstance(careful, Repaired), bytes(raw)
-        slow = columns_of([careful.segment], np.array([0]), pa.array([careful.extra], pa.string()), [careful.flags])
-        assert with_moments([slow]).equals(fast), bytes(raw)
+        fields = by_field(Segment.__struct_fields__, [[careful.segment]])
+        slow = columns_of(fields, np.array([0]), pa.array([careful.extra], pa.string()), [careful.flags])
+        assert as_table([slow]).equals(fast), bytes(raw)
         agreed["plain"] += 1
     assert min(agreed.values()) > 100
 

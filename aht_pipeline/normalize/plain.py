@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import astuple
 
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 KEY_CHARS = 600
@@ -36,8 +36,15 @@ class Segment(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True
     EndReason: str | None = None  # as the API reference's table spells it
 
 
+Fields = Mapping[str, Sequence[Any]]
+"""Rows by field: under each field's name every row's value; of a field that the API added the JSON, empty for none."""
+
+
 class PlainDecoder:
-    """Decodes rows that have the documented fields and, beside them, some that the API added."""
+    """Decodes rows that have the documented fields and, beside them, some that the API added.
+
+    fields: the names of all of them, in the order of the rows that it makes.
+    """
 
     def __init__(self, added_fields: Iterable[str] = ()) -> None:
         self.added_fields = frozenset(added_fields)
@@ -51,14 +58,15 @@ class PlainDecoder:
             gc=False,
         )
         page = msgspec.defstruct("Rows", [("segments", list[row])])  # type: ignore[valid-type]
+        self.fields = (*Segment.__struct_fields__, *names.values())
         self._row_decoder = msgspec.json.Decoder(row)
         self._page_decoder = msgspec.json.Decoder(page)
-        self._added = [(field, attrgetter(name)) for name, field in names.items()]
 
-    def decode_page(self, body: bytes) -> list[Segment] | None:
-        """Every row of the reply; None when one of them is not plain, or the body is no reply."""
+    def decode_pages(self, bodies: Iterable[bytes]) -> Fields | None:
+        """Every row of these replies; None when one of them is not plain, or a body is no reply."""
+        decode = self._page_decoder.decode
         try:
-            return self._page_decoder.decode(body).segments  # type: ignore[no-any-return, attr-defined]
+            return by_field(self.fields, (decode(body).segments for body in bodies))  # type: ignore[attr-defined]
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
@@ -69,14 +77,14 @@ class PlainDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def added_values(self, rows: Sequence[Segment]) -> dict[str, list[str | None]]:
-        """The added fields that any of these rows has, sorted by name: each row's value as it was sent, None for none.
 
-        A byte that is no UTF-8 becomes an escape that JSON does not know, so that the text is seen to be no JSON.
-        """
-        columns = {field: [value_of(row) for row in rows] for field, value_of in self._added}
-        return {
-            field: [str(value, "utf-8", "backslashreplace") if value else None for value in values]
-            for field, values in columns.items()
-            if any(values)
-        }
+def by_field(fields: Sequence[str], pages: Iterable[Iterable[Segment]]) -> Fields:
+    """The rows of these pages, which have these fields.
+
+    A page at a time: its rows are few enough to be in the processor's cache still when they are taken apart.
+    """
+    values: dict[str, list[Any]] = {field: [] for field in fields}
+    for page in pages:
+        for gathered, of_page in zip(values.values(), zip(*map(astuple, page), strict=True), strict=False):
+            gathered += of_page
+    return values

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from aht_pipeline.days import Window
 from aht_pipeline.normalize.careful import Repaired, read_row
-from aht_pipeline.normalize.columns import columns_of, extra_of, member_name, suspects, with_moments
-from aht_pipeline.normalize.plain import PlainDecoder, Segment
+from aht_pipeline.normalize.columns import added_of, as_table, columns_of, extra_of, member_name, suspects
+from aht_pipeline.normalize.plain import PlainDecoder, Segment, by_field
 from aht_pipeline.normalize.schema import Reject
 from aht_pipeline.pages import read_page
 
@@ -67,15 +67,12 @@ class PageReader:
         return list(_each(self._read_row_by_row, pages.unsettled, pages.first_ordinal))
 
     def _read_at_once(self, bodies: Sequence[bytes], first_ordinal: int) -> PageRows | None:
-        rows: list[Segment] = []
-        for body in bodies:
-            page = self._plain.decode_page(body)
-            if page is None:
-                return None
-            rows += page
-        added = self._plain.added_values(rows)
-        columns = columns_of(rows, np.arange(first_ordinal, first_ordinal + len(rows)), extra_of(added))
-        return PageRows(first_ordinal, len(rows), (columns,), (), frozenset(added), unsettled=tuple(bodies))
+        fields = self._plain.decode_pages(bodies)
+        if fields is None:
+            return None
+        added, rows = added_of(fields), len(fields["segmentId"])
+        columns = columns_of(fields, np.arange(first_ordinal, first_ordinal + rows), extra_of(added))
+        return PageRows(first_ordinal, rows, (columns,), (), frozenset(added), unsettled=tuple(bodies))
 
     def _read_page(self, body: bytes, first_ordinal: int) -> PageRows:
         return self._read_at_once([body], first_ordinal) or self._read_row_by_row(body, first_ordinal)
@@ -86,12 +83,12 @@ class PageReader:
         outcomes = {ordinal: read_row(raw, self._window) for ordinal, raw in raws.items() if ordinal not in plain}
         repaired = {ordinal: row for ordinal, row in outcomes.items() if isinstance(row, Repaired)}
         repaired_columns = columns_of(
-            [row.segment for row in repaired.values()],
+            by_field(Segment.__struct_fields__, [[row.segment for row in repaired.values()]]),
             _ordinals(repaired),
             pa.array([row.extra for row in repaired.values()], pa.string()),
             [row.flags for row in repaired.values()],
         )
-        added = self._plain.added_values(list(plain.values())).keys()
+        added = added_of(by_field(self._plain.fields, [plain.values()]))
         added_by_repaired = [row.added_fields for row in repaired.values()]
         self._learn(added_by_repaired)
         return PageRows(
@@ -107,9 +104,9 @@ class PageReader:
         """The rows that need no care, by ordinal and as columns."""
         decoded = {ordinal: self._plain.decode_row(raw) for ordinal, raw in raws.items()}
         rows = {ordinal: row for ordinal, row in decoded.items() if row is not None}
-        extra = extra_of(self._plain.added_values(list(rows.values())))
-        columns = columns_of(list(rows.values()), _ordinals(rows), extra)
-        found = suspects(with_moments([columns]), self._window)
+        fields = by_field(self._plain.fields, [rows.values()])
+        columns = columns_of(fields, _ordinals(rows), extra_of(added_of(fields)))
+        found = suspects(as_table([columns]), self._window)
         for ordinal in _ordinals(rows)[found].tolist():
             del rows[ordinal]
         return rows, columns.filter(pa.array(~found))
