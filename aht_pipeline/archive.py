@@ -34,7 +34,8 @@ _FORMAT = 1
 _PAGES, _MANIFEST = ".jsonl.zst", ".manifest.json"
 _SCHEMES = ("s3", "gs", "az")
 _SAFE_ACCOUNT = re.compile(r"[A-Za-z0-9_.-]+")
-_READ_BYTES = 64 * 1024  # a piece may decompress to many times its size
+_READ_BYTES = 4 * 1024 * 1024  # a request each: a stream of small pieces costs as much again as decompressing them
+_DECOMPRESS_BYTES = 64 * 1024  # may become many times as many
 _PART_BYTES, _PARTS_AT_ONCE = 5 * 1024 * 1024, 2
 
 _RETRIES: RetryConfig = {
@@ -42,11 +43,10 @@ _RETRIES: RetryConfig = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
     "retry_timeout": timedelta(minutes=2),
 }
-# The whole request may take long, for a file is read at the pace of the one who loads it; silence may not.
 _TIMEOUTS: ClientConfig = {
     "connect_timeout": timedelta(seconds=10),
     "read_timeout": timedelta(seconds=60),
-    "timeout": timedelta(hours=1),
+    "timeout": timedelta(minutes=5),  # of a request, which carries a few megabytes
 }
 
 
@@ -162,21 +162,27 @@ class Archive:
     def pages(self, stored: StoredPull) -> Iterator[bytes]:
         """The pages of a kept pull, in order, read as they are asked for.
 
-        Raises ArchiveError, naming the file, when it is missing or not what was kept. That shows at the end only, so
-        no page counts before the last one was read.
+        Raises ArchiveError, naming the file, when it is missing or not what was kept. That may show at the end only,
+        so no page counts before the last one was read.
         """
         digest = hashlib.sha256()
 
         def decompressed() -> Iterator[bytes]:
             frames = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-            for piece in obstore.get(self._store, stored.file).stream(_READ_BYTES):
+            for start in range(0, stored.size_bytes, _READ_BYTES):
+                length = min(_READ_BYTES, stored.size_bytes - start)
+                piece = memoryview(obstore.get_range(self._store, stored.file, start=start, length=length))
                 digest.update(piece)
                 try:
-                    yield frames.decompress(piece)
+                    for at in range(0, len(piece), _DECOMPRESS_BYTES):
+                        yield frames.decompress(piece[at : at + _DECOMPRESS_BYTES])
                 except zstandard.ZstdError as error:
                     raise self._damaged(stored, str(error)) from None
 
         with self._telling("read", stored.file):
+            size_bytes = obstore.head(self._store, stored.file)["size"]
+            if size_bytes != stored.size_bytes:
+                raise self._damaged(stored, f"it has {size_bytes} bytes, not {stored.size_bytes}")
             yield from _lines(decompressed())
         if digest.hexdigest() != stored.sha256:
             raise self._damaged(stored, f"its sha256 is {digest.hexdigest()}, not {stored.sha256}")

@@ -16,7 +16,6 @@ from aht_pipeline.errors import AhtError
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SPACE = frozenset(" \t\n\r")
 _64_BITS = (1 << 64) - 1
-_ID_FIRST = b'{"segmentId":"'
 
 
 class PageError(AhtError):
@@ -81,7 +80,7 @@ def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
     Two rows with one key are one segment. A collision (one in 37 million for a day of a million segments) makes a day
     seem incomplete, never complete. Python's own hash: fast, and another one in the next process.
     """
-    ids = _plain_ids(body, page) or _usable_ids(body)
+    ids = _usable_ids(body)
     if ids is None:
         return _keys(_key_of(raw) for raw in page.segments)
     return np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)
@@ -97,29 +96,13 @@ def is_usable_id(segment_id: object) -> TypeGuard[str]:
     return isinstance(segment_id, str) and segment_id != "" and "\0" not in segment_id
 
 
-def _plain_ids(body: bytes, page: Page) -> list[bytes] | None:
-    """The ids of all segments of the page, where each begins with its id; None where that is not plain to see.
-
-    In ASCII without escapes, the name of the field stands only where it is a name (or a whole text, and then once too
-    often).
-    """
-    rows = page.segments
-    if not body.isascii() or b"\\" in body or body.count(b'"segmentId"') != len(rows):
-        return None
-    texts = [bytes(row) for row in rows]
-    if not all(text.startswith(_ID_FIRST) for text in texts):
-        return None
-    ids = [text[len(_ID_FIRST) : text.index(b'"', len(_ID_FIRST))] for text in texts]
-    return ids if all(ids) else None
-
-
-def _usable_ids(body: bytes) -> list[bytes] | None:
+def _usable_ids(body: bytes) -> list[str] | None:
     """The ids of all segments of the page; None where one of them may be none."""
     try:
-        ids = [row.segmentId.encode() for row in _ids_decoder.decode(body).segments]
+        ids = [row.segmentId for row in _ids_decoder.decode(body).segments]
     except _UNREADABLE:
         return None
-    return None if b"\0" in b"".join(ids) else ids
+    return None if "\0" in "".join(ids) else ids
 
 
 def _key_of(raw: msgspec.Raw) -> int:
@@ -127,7 +110,7 @@ def _key_of(raw: msgspec.Raw) -> int:
         segment_id = msgspec.json.decode(raw, type=_PerhapsIdentified).segmentId
     except _UNREADABLE:  # a row that is no object, or text that is no Unicode
         segment_id = None
-    return hash(segment_id.encode()) & _64_BITS if is_usable_id(segment_id) else xxhash.xxh3_64_intdigest(raw)
+    return hash(segment_id) & _64_BITS if is_usable_id(segment_id) else xxhash.xxh3_64_intdigest(raw)
 
 
 def _keys(keys: Iterable[int]) -> npt.NDArray[np.uint64]:
