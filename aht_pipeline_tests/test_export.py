@@ -87,6 +87,17 @@ def closed(number: int, at: str, seconds: float = 60, **values: Any) -> Any:
     return segment(number, **{"skill_id": ONE, **times, **values})
 
 
+def call_it(exporting: Exporting, skill: int, name: str) -> None:
+    query(
+        exporting.warehouse,
+        "INSERT INTO aht.names (account_id, kind, id, name, is_deleted, first_seen_at, last_seen_at) "
+        "SELECT :account, 'skill', :skill, :name, false, now(), now()",
+        account=ACCOUNT,
+        skill=skill,
+        name=name,
+    )
+
+
 def a_day_of_every_kind() -> list[Any]:
     """Two skills and none, edges of quarters, a segment that did not conclude, and a quarter in which none did."""
     return [
@@ -274,18 +285,26 @@ def test_where_nothing_is_settled_there_is_a_header_and_exit_code_1(
 @pytest.mark.parametrize("arguments", PROFILES[1:])
 def test_a_queue_has_the_name_of_the_skill_where_it_is_known(exporting: Exporting, arguments: tuple[str, ...]) -> None:
     exporting.load("UTC", closed(1, "2026-03-10T12:00:00"), closed(2, "2026-03-10T12:00:00", skill_id=OTHER))
-    query(
-        exporting.warehouse,
-        "INSERT INTO aht.names (account_id, kind, id, name, is_deleted, first_seen_at, last_seen_at) "
-        "SELECT :account, 'skill', :skill, 'Billing, general', false, now(), now()",
-        account=ACCOUNT,
-        skill=ONE,
-    )
+    call_it(exporting, ONE, "Billing, general")
 
-    first, second = exporting.lines(*arguments)
+    [named] = [line for line in exporting.lines(*arguments) if "Billing, general" in line]
+    [other] = [line for line in exporting.lines(*arguments) if str(OTHER) in line]
 
-    assert "Billing, general" in first
-    assert str(OTHER) in second
+    assert named != other
+
+
+def test_skills_of_the_same_name_are_one_queue(exporting: Exporting) -> None:
+    exporting.load("UTC", *a_day_of_every_kind())
+    call_it(exporting, ONE, "Billing")
+    call_it(exporting, OTHER, "Billing")
+
+    assert exporting.lines("genesys", "--offered-from-concluded") == [
+        "2026-03-10T12:00:00Z,Billing,message,3,3,334.833",
+        "2026-03-10T12:00:00Z,none,message,1,1,8.000",
+        "2026-03-10T12:15:00Z,Billing,message,1,1,0.000",
+        "2026-03-10T23:45:00Z,Billing,message,0,0,7.000",
+    ]
+    assert len(exporting.lines("generic")) == 5
 
 
 def test_another_accounts_segments_are_not_exported(exporting: Exporting) -> None:

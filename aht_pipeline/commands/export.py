@@ -34,21 +34,16 @@ _skill_interval = sa.table(
 
 @dataclass(frozen=True)
 class _Interval:
-    """A skill's quarter of an hour. start: as the profile wants it; skill, name: None for the segments without one."""
+    """A skill's quarter of an hour; start and skill as the profile wants them."""
 
     start: datetime
-    skill: int | None
-    name: str | None
+    skill: int | str | None
     concluded: int
     seconds: Decimal
 
     def average(self, digits: int) -> str:
         """Times `concluded` it is the workload; empty where nothing concluded."""
         return f"{self.seconds / self.concluded:.{digits}f}" if self.concluded else ""
-
-    @property
-    def queue(self) -> str:
-        return self.name or "none"
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class _Profile:
     header: str
     delimiter: str
     start: sa.ColumnElement[datetime]
+    skill: sa.ColumnElement[Any]
     has_offered: bool
     row: Callable[[_Interval], Sequence[object]]
 
@@ -67,19 +63,23 @@ def _generic(one: _Interval) -> Sequence[object]:
 
 
 def _genesys(one: _Interval) -> Sequence[object]:
-    return iso(one.start), one.queue, "message", one.concluded, one.concluded, one.seconds
+    return iso(one.start), one.skill, "message", one.concluded, one.concluded, one.seconds
 
 
 def _injixo(one: _Interval) -> Sequence[object]:
     day, time = one.start.strftime("%d/%m/%Y"), one.start.strftime("%H:%M")
-    return one.queue, day, time, one.concluded, one.concluded, one.average(0)
+    return one.skill, day, time, one.concluded, one.concluded, one.average(0)
 
+
+# Two skills may be called the same, and a queue may have one row for a quarter of an hour.
+_queue = sa.func.coalesce(_skill_interval.c.skill_name, "none")
 
 _PROFILES = {
     "generic": _Profile(
         "interval_start_utc,skill_id,concluded_segments,total_handle_time_seconds,avg_handle_time_seconds",
         delimiter=",",
         start=_skill_interval.c.interval_start,
+        skill=_skill_interval.c.skill_id,
         has_offered=False,
         row=_generic,
     ),
@@ -87,6 +87,7 @@ _PROFILES = {
         "Interval Start UTC Date,Queue,Media Type,Offered,Interactions Handled,Total Handle Time",
         delimiter=",",
         start=_skill_interval.c.interval_start,
+        skill=_queue,
         has_offered=True,
         row=_genesys,
     ),
@@ -94,6 +95,7 @@ _PROFILES = {
         "Queue;Date;Time;IncomingCalls;AnsweredCalls;AHT",
         delimiter=";",
         start=_skill_interval.c.interval_start_local,
+        skill=_queue,
         has_offered=True,
         row=_injixo,
     ),
@@ -150,8 +152,8 @@ def _write(connection: sa.Connection, account: str, profile: _Profile, days: Seq
     sys.stdout.write(f"{profile.header}\n")
     lines = csv.writer(sys.stdout, delimiter=profile.delimiter, lineterminator="\n")
     intervals = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(_intervals(account, profile, days))
-    for start, skill, name, concluded, seconds in intervals:
-        lines.writerow(profile.row(_Interval(start, skill, name, concluded, seconds)))
+    for start, skill, concluded, seconds in intervals:
+        lines.writerow(profile.row(_Interval(start, skill, concluded, seconds)))
     sys.stdout.flush()
 
 
@@ -161,12 +163,11 @@ def _intervals(account: str, profile: _Profile, days: Sequence[date]) -> sa.Sele
     return (
         sa.select(
             profile.start,
-            column.skill_id,
-            column.skill_name,
+            profile.skill,
             sa.func.sum(column.concluded_segments),
             sa.func.sum(column.total_handle_time_seconds),
         )
         .where(column.account_id == account, column.close_date.in_(days))
-        .group_by(profile.start, column.skill_id, column.skill_name)
-        .order_by(profile.start, column.skill_id)
+        .group_by(profile.start, profile.skill)
+        .order_by(profile.start, profile.skill)
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from aht_pipeline.warehouse.connection import Buffers
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -23,7 +24,7 @@ _TEXT_OID = 25
 _BYTES = pa.large_binary()  # a batch with many added fields may exceed the two gigabytes of the small one
 
 
-def binary_rows(table: pa.Table, constants: Sequence[pa.Scalar] = (), jsonb: frozenset[str] = frozenset()) -> BytesIO:
+def binary_rows(table: pa.Table, constants: Sequence[pa.Scalar] = (), jsonb: frozenset[str] = frozenset()) -> Buffers:
     """The rows of a table, whole: strings for text columns, int32 and int64 for integer and bigint, timestamp("us") for
     timestamptz, lists of strings for text[].
 
@@ -35,7 +36,7 @@ def binary_rows(table: pa.Table, constants: Sequence[pa.Scalar] = (), jsonb: fro
         pieces += _field(column.combine_chunks(), is_jsonb=name in jsonb)
     same = [piece for value in constants for piece in _field(pa.array([value.as_py()], value.type))]
     pieces.append(_same(_bytes_of(*same) if same else b""))
-    return BytesIO(b"".join((_HEADER, _bytes_of(*pieces), _TRAILER)))
+    return _HEADER, _bytes_of(*pieces), _TRAILER
 
 
 def _field(values: pa.Array, *, is_jsonb: bool = False) -> list[pa.Array | pa.Scalar]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import psycopg2
 import sqlalchemy as sa
@@ -37,6 +37,9 @@ _NOTICE_SILENCE = """
 """
 
 _COPY_CHUNK = 256 * 1024
+
+Buffers = Sequence[bytes | memoryview]
+"""Bytes that follow each other."""
 
 
 class WarehouseError(AhtError):
@@ -82,14 +85,14 @@ def libpq_url(url: str) -> str:
     return rendered.replace(" ", "%20")  # SQLAlchemy leaves it in names, and libpq takes it for the end
 
 
-def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None:
-    """Run `COPY … FROM STDIN` in the connection's transaction, reading `source` to its end.
+def copy_in(connection: sa.Connection, statement: str, buffers: Buffers) -> None:
+    """Run `COPY … FROM STDIN` in the connection's transaction; what it reads is in these buffers, one after the other.
 
     Raises WarehouseError for foreseen failures, as the engine does; what else psycopg2 raises as it is.
     """
     raw = connection.connection
     try:
-        raw.cursor().copy_expert(statement, source, _COPY_CHUNK)
+        raw.cursor().copy_expert(statement, _Buffers(buffers), _COPY_CHUNK)
     except psycopg2.Error as error:
         if isinstance(error, errors.LockNotAvailable):
             raise _kept_waiting(connection.engine, error) from error
@@ -99,6 +102,19 @@ def copy_in(connection: sa.Connection, statement: str, source: BinaryIO) -> None
         if told:
             raise told from error
         raise
+
+
+class _Buffers:
+    """Reads as a file what would have to be copied to be one."""
+
+    def __init__(self, buffers: Buffers) -> None:
+        self._chunks = (
+            buffer[at : at + _COPY_CHUNK] for buffer in buffers for at in range(0, len(buffer), _COPY_CHUNK)
+        )
+
+    def read(self, size: int) -> bytes:
+        del size  # psycopg2 always asks for a chunk
+        return bytes(next(self._chunks, b""))
 
 
 def _parsed(url: str) -> sa.URL:

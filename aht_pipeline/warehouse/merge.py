@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from psycopg2 import errors
 
 from aht_pipeline.errors import AhtError
-from aht_pipeline.warehouse.connection import copy_in
+from aht_pipeline.warehouse.connection import Buffers, copy_in
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
 
 if TYPE_CHECKING:
@@ -101,11 +101,10 @@ class Rows:
     """A batch as COPY reads it: `binary` holds `columns`, ordered by the key. `count`: how many rows they are."""
 
     columns: tuple[str, ...]
-    binary: BinaryIO
+    binary: Buffers
     count: int
 
     def copy_into(self, connection: sa.Connection, table: str) -> None:
-        self.binary.seek(0)
         copy_in(connection, f"COPY {table} ({_listed(self.columns)}) FROM STDIN WITH (FORMAT binary)", self.binary)
 
 
@@ -188,7 +187,7 @@ def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
         )
 
 
-def _binary(frame: pd.DataFrame, *constants: pa.Scalar) -> BinaryIO:
+def _binary(frame: pd.DataFrame, *constants: pa.Scalar) -> Buffers:
     """The frame as Postgres reads it, ordered by the key: twice as fast to merge, and no two loads lock crosswise.
 
     constants: values that follow in every row.
