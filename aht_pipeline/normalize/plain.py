@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -78,13 +78,14 @@ class PlainDecoder:
             return None
 
 
-def by_field(fields: Sequence[str], pages: Iterable[Iterable[Segment]]) -> Fields:
+def by_field(fields: Sequence[str], pages: Iterable[Collection[Segment]]) -> Fields:
     """The rows of these pages, which have these fields.
 
     A page at a time: its rows are few enough to be in the processor's cache still when they are taken apart.
     """
     values: dict[str, list[Any]] = {field: [] for field in fields}
     for page in pages:
-        for gathered, of_page in zip(values.values(), zip(*map(astuple, page), strict=True), strict=False):
-            gathered += of_page
+        if page:  # without rows there are no columns
+            for gathered, of_page in zip(values.values(), zip(*map(astuple, page), strict=True), strict=True):
+                gathered += of_page
     return values

@@ -36,4 +36,4 @@ LEFT JOIN aht.names AS from_skill
 LEFT JOIN aht.names AS to_skill
     ON to_skill.account_id = counted.account_id AND to_skill.kind = 'skill' AND to_skill.id = counted.to_skill_id;
 
-COMMENT ON VIEW reporting.skill_transfers IS 'Transfers from skill to skill by day: segments that ended with skillTransfer, and the skill of the conversation''s next segment. Filed under the day on which the transferred segment closed, in the account''s time zone. It reads every segment: with years of them it takes seconds for a few days, and longer for all';
+COMMENT ON VIEW reporting.skill_transfers IS 'Transfers from skill to skill by day: segments that ended with skillTransfer, and the skill of the conversation''s next segment. Filed under the day on which the transferred segment closed, in the account''s time zone. It reads every segment, whatever the filter, which takes seconds for every ten million of them';
