@@ -118,7 +118,7 @@ def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_
                 attempts += 1
                 yield halves[0]
                 yield batch()  # what comes after it is made when the first is written
-                with suppress(threading.BrokenBarrierError):  # the second time, and where the other has to wait
+                with suppress(threading.BrokenBarrierError):  # the second time
                     both_have_begun.wait(5)  # noqa: B023
                     both_have_begun.abort()  # noqa: B023
                 yield halves[1]
@@ -134,7 +134,7 @@ def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_
             warehouse, "SELECT end_time, total_handle_time_ms FROM aht.agent_segments ORDER BY segment_id"
         ) == [(last_day.window.start, value) for value in values[last_day]]
         assert_every_row_is_accounted_for(warehouse)
-    assert attempts >= 3 * ROUNDS  # two loads each, and one of them again
+    assert attempts > 2 * ROUNDS  # the first two loads cross, one goes again; the later ones lock in the keys' order
 
 
 def test_a_migration_beside_a_running_load(database_url: str) -> None:

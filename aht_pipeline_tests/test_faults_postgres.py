@@ -164,7 +164,7 @@ def in_mid_write(
         known = {"account_id": ACCOUNT, "pulled_at": PULLED_AT, "first_loaded_at": PULLED_AT, "updated_at": PULLED_AT}
         rival.execute(sa.insert(agent_segments).values(awaited | known | {"revision": 1}))
         load = Loading(warehouse, batches)
-        writing = "wait_event = 'transactionid' AND query ~ '(INSERT INTO|COPY) aht.agent_segments'"
+        writing = "wait_event = 'transactionid' AND query ~ 'pg_temp.staged_segments|COPY aht.agent_segments'"
         yield load, until(lambda: session_that(warehouse, writing))
         rival.invalidate()
 
@@ -240,7 +240,11 @@ def test_the_command_says_which_days_a_dead_server_left_and_loads_them_the_next_
             traffic.restate(name, totalHandleTimeMillis=1)
         with held(warehouse, held_row):
             load = _start(account, "load")
-            until(lambda: session_that(warehouse, "wait_event_type = 'Lock' AND query LIKE '%INSERT INTO aht.%'"))
+            until(
+                lambda: session_that(
+                    warehouse, "wait_event_type = 'Lock' AND query LIKE '%FROM pg_temp.staged_segments%'"
+                )
+            )
             server.kill()
             said, complained = load.communicate(timeout=120)
         assert load.returncode == 1

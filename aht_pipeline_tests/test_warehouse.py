@@ -31,7 +31,7 @@ from aht_pipeline.warehouse import (
     loaded_timezone,
     record_refusal,
 )
-from aht_pipeline.warehouse.merge import MERGE, create_stage, merge, plain_rows
+from aht_pipeline.warehouse.merge import MERGE, create_stage, known_pages, plain_rows, stage
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
 from aht_pipeline_tests.loading import ACCOUNT, DAY, PULLED_AT, batch, facts, load, query, reject, segment
 
@@ -611,7 +611,7 @@ def test_a_segment_that_a_newer_pull_of_another_day_loads_meanwhile_is_not_overw
     assert query(warehouse, "SELECT end_time FROM aht.agent_segments") == [NEXT_DAY.window.start]
 
 
-def test_the_rows_of_a_batch_are_locked_in_the_order_of_their_key(warehouse: sa.Engine) -> None:
+def test_rows_are_locked_in_the_order_of_their_key(warehouse: sa.Engine) -> None:
     """Else two loads that restate the same segments could each hold what the other waits for."""
     load(warehouse, batch(segment(1), segment(2)))
     backwards = batch(segment(2, total_handle_time_ms=2), segment(1, total_handle_time_ms=1))
@@ -629,35 +629,38 @@ def test_the_rows_of_a_batch_are_locked_in_the_order_of_their_key(warehouse: sa.
 
 
 def test_a_load_that_loses_a_deadlock_is_tried_again(url: str, warehouse: sa.Engine) -> None:
-    load(warehouse, batch(segment(1), segment(2)))
+    load(warehouse, batch(*(segment(number) for number in (1, 2, 3))))
+    restated = batch(*(segment(number, total_handle_time_ms=number) for number in (1, 2, 3)))
     rounds: list[int] = []
 
-    with ThreadPoolExecutor(1) as pool, warehouse.connect() as rival:
+    def batches() -> Iterator[SegmentBatch]:
+        rounds.append(len(rounds))
+        yield restated
+
+    def hold(session: sa.Connection, number: int) -> None:
+        session.execute(sa.text(f"SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%{number}' FOR UPDATE"))
+
+    with ThreadPoolExecutor(2) as pool, warehouse.connect() as rival, warehouse.connect() as third:
         # Who waits longest looks for the deadlock, and the one that finds it loses.
         rival.execute(sa.text("SET LOCAL deadlock_timeout = '1h'"))
-        rival.execute(sa.text("SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%2' FOR UPDATE"))
-
-        def cross() -> None:
-            rival.execute(sa.text("SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%1' FOR UPDATE"))
-            rival.rollback()
-
-        def batches() -> Iterator[SegmentBatch]:
-            rounds.append(len(rounds))
-            yield batch(segment(1, total_handle_time_ms=1))
-            yield batch()  # what comes after it is made when the first is written
-            if len(rounds) == 1:
-                pool.submit(cross)
-                eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
-            yield batch(segment(2, total_handle_time_ms=2))
-
+        hold(rival, 3)
+        hold(third, 2)
         impatient = public.engine(url + "?options=-c%20deadlock_timeout%3D10ms")
-        result = load_day(impatient, facts(reported=2, pulled_at=LATER), batches)
+        loaded = pool.submit(load_day, impatient, facts(reported=3, pulled_at=LATER), batches)
+        eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
+        crossed = pool.submit(hold, rival, 1)
+        eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [2])
+        third.rollback()
+        crossed.result()
+        rival.rollback()
+        result = loaded.result()
 
     assert rounds == [0, 1]
-    assert result.updated == 2
+    assert result.updated == 3
     assert query(warehouse, "SELECT total_handle_time_ms, revision FROM aht.agent_segments ORDER BY segment_id") == [
         (1, 2),
         (2, 2),
+        (3, 2),
     ]
     assert counts(warehouse)[2] == 2
 
@@ -665,21 +668,70 @@ def test_a_load_that_loses_a_deadlock_is_tried_again(url: str, warehouse: sa.Eng
 # -------------------------------------------------------------------------------------------------- how it is planned
 
 
-@pytest.mark.parametrize("known", [0, 5000])
-def test_known_rows_are_found_through_the_key_and_never_by_a_scan(warehouse: sa.Engine, known: int) -> None:
-    if known:
-        load(warehouse, batch(*(segment(number) for number in range(known))))
-    query(warehouse, "ANALYZE aht.agent_segments")
+@pytest.mark.parametrize("is_analyzed", [False, True])
+@pytest.mark.parametrize("end", ["(0,0)", "(99,0)"], ids=["by the key alone", "where they lie, then by the key"])
+def test_known_rows_are_never_found_by_a_scan_of_the_table(warehouse: sa.Engine, end: str, is_analyzed: bool) -> None:
+    load(warehouse, batch(*(segment(number) for number in range(5000))))
+    if is_analyzed:
+        query(warehouse, "ANALYZE aht.agent_segments")
     parameters = {"account_id": ACCOUNT, "pulled_at": LATER, "loaded_at": LATER, "may_change": True}
 
     with warehouse.begin() as connection:
         create_stage(connection)
-        frame = batch(*(segment(number) for number in range(3000, 8000))).frame
-        merge(connection, ACCOUNT, plain_rows(frame), LATER, LATER, may_change=True)
-        plan = "\n".join(connection.execute(sa.text(f"EXPLAIN {MERGE.text}"), parameters).scalars())
+        stage(connection, plain_rows(batch(*(segment(number) for number in range(3000, 8000))).frame))
+        explained = connection.execute(sa.text(f"EXPLAIN {MERGE.text}"), parameters | {"begin": "(0,0)", "end": end})
+        plan = "\n".join(explained.scalars())
 
+    assert "Tid Range Scan on agent_segments" in plan
     assert "agent_segments_pkey" in plan
     assert "Seq Scan on agent_segments" not in plan
+
+
+def test_the_pages_that_are_compared_whole_are_those_of_rows_that_lie_together(warehouse: sa.Engine) -> None:
+    numbers = range(5000)
+    load(warehouse, batch(*(segment(number) for number in numbers)))
+    [pages] = query(warehouse, "SELECT max((ctid::text::point)[0])::int + 1 FROM aht.agent_segments")
+
+    def pages_of(*staged: int) -> tuple[int, int]:
+        with warehouse.begin() as connection:
+            create_stage(connection)
+            stage(connection, plain_rows(batch(*map(segment, staged)).frame))
+            return known_pages(connection, len(staged))
+
+    begin, end = pages_of(*numbers)
+    assert 0 <= begin < pages / 20
+    assert pages * 0.95 < end <= pages
+    begin, end = pages_of(*numbers[1000:2000], *range(5000, 6000))
+    assert pages / 5 - 2 < begin < end < pages * 2 / 5 + 2
+    assert pages_of(0, 2500, 4999) == (0, 0)
+    assert pages_of(5000) == (0, 0)
+
+
+@pytest.mark.parametrize("lie_together", [True, False])
+def test_whatever_became_of_known_rows_is_told_wherever_they_lie(warehouse: sa.Engine, lie_together: bool) -> None:
+    """Equal, restated, moved to another day and back, held in a newer state, and new: all in one pull."""
+    rows = {number: segment(number) for number in range(0, 2000, 1 if lie_together else 50)}
+    others = [segment(number) for number in range(2000) if number not in rows]
+    elsewhere = [number for number in rows if number % 300 == 0]
+    newer = [number for number in rows if number % 300 == 100]
+    restated = [number for number in rows if number % 300 == 200]
+    new = range(5000, 5010)
+    load(warehouse, batch(*others, *rows.values()))
+    load(warehouse, batch(*(segment(n, end_time=NEXT_DAY.window.start) for n in elsewhere)), day=NEXT_DAY)
+    load(warehouse, batch(*(segment(n, total_handle_time_ms=9) for n in newer)), pulled_at=LATER + timedelta(hours=1))
+
+    again = {n: segment(n, total_handle_time_ms=1 if n in restated or n in newer else 412_350) for n in (*rows, *new)}
+    result = load(warehouse, batch(*again.values()), pulled_at=LATER)
+
+    assert result.inserted == len(new)
+    assert result.updated == 0  # not the newest pull of the day
+    result = load(warehouse, batch(*again.values()), pulled_at=LATER + timedelta(hours=2))
+    assert (result.inserted, result.updated) == (0, len(elsewhere) + len(newer) + len(restated))
+    held = query(warehouse, "SELECT segment_id, total_handle_time_ms FROM aht.agent_segments")
+    assert {name: value for name, value in held if value != 412_350} == {
+        segment(n)["segment_id"]: 1 for n in (*restated, *newer)
+    }
+    assert query(warehouse, "SELECT DISTINCT end_time FROM aht.agent_segments") == [segment(1)["end_time"]]
 
 
 # ---------------------------------------------------------------------------------------------------------- the ledger

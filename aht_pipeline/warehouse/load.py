@@ -17,7 +17,16 @@ from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
 from aht_pipeline.warehouse.ledger import standing_of, volumes_of_the_weekday
 from aht_pipeline.warehouse.locks import hold_day
-from aht_pipeline.warehouse.merge import Merged, Rows, complete_rows, create_stage, insert_new, merge, plain_rows
+from aht_pipeline.warehouse.merge import (
+    Merged,
+    Rows,
+    complete_rows,
+    create_stage,
+    insert_new,
+    merge,
+    plain_rows,
+    stage,
+)
 from aht_pipeline.warehouse.rejects import keep_rejects, resolve_rejects, unresolved_rejects
 from aht_pipeline.warehouse.tables import loads
 
@@ -130,12 +139,20 @@ class _Tally:
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
+    staged: int = 0
     rejected: int = 0
     outside_day: int = 0
 
     @property
     def rows(self) -> int:
-        return self.inserted + self.updated + self.unchanged + self.rejected + self.outside_day
+        return self.inserted + self.updated + self.unchanged + self.staged + self.rejected + self.outside_day
+
+    def add(self, merged: Merged) -> None:
+        """What became of all that was staged."""
+        self.inserted += merged.inserted
+        self.updated += merged.updated
+        self.unchanged += merged.unchanged
+        self.staged = 0
 
 
 def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[SegmentBatch]) -> LoadResult:
@@ -159,19 +176,19 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
     for batch, rows in one_ahead(with_rows()):
         all_are_new = all_are_new and insert_new(connection, rows)
         if all_are_new:
-            merged = Merged(inserted=rows.count, updated=0, unchanged=0)
+            tally.inserted += rows.count
         else:
-            merged = merge(connection, facts.account_id, rows, facts.pulled_at, loaded_at, is_newest)
+            stage(connection, rows)
+            tally.staged += rows.count
         keep_rejects(connection, facts.account_id, facts.day, batch.rejects, loaded_at, is_newest)
         if unresolved:
             mended += [sha for segment_id in batch.frame["segment_id"] for sha in unresolved.get(segment_id, ())]
-        tally.inserted += merged.inserted
-        tally.updated += merged.updated
-        tally.unchanged += merged.unchanged
         tally.rejected += len(batch.rejects)
         tally.outside_day += batch.outside_day
         reasons.update(reason for reject in batch.rejects for reason in reject.reasons)
         _refuse_too_many(facts, tally, reasons)
+    if tally.staged:
+        tally.add(merge(connection, facts.account_id, tally.staged, facts.pulled_at, loaded_at, is_newest))
     resolve_rejects(connection, facts.account_id, mended, loaded_at)
     if tally.rows != facts.reported:
         raise LedgerMismatch(

@@ -1,8 +1,11 @@
-"""Brings a batch of segments into `agent_segments`: COPY to a staging table, then an upsert of what is new or differs.
+"""Brings a day's segments into `agent_segments`: COPY to a staging table, then an upsert of what is new or differs.
 
 Re-reading a day mostly meets rows that are known and equal. The upsert alone would lock each of them, which writes; so
-rows are first compared through the key, and only those that are new or differ reach it. The first load of a day mostly
-meets none that is known: its batches are copied into the table itself, until one has a known key.
+rows are first compared, and only those that are new or differ reach it. What was loaded together lies together: that
+stretch of the table is read once and compared whole, and only what is not equal there is looked up by its key.
+
+The first load of a day mostly meets no row that is known: its batches are copied into the table itself, until one has a
+known key.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+_SAMPLED_ROWS = 250
+_PROBES_FOR_A_PAGE = 4  # as many take as long as reading and comparing one page of the table
+
 _names = [column.name for column in SEGMENT_COLUMNS]
 _values = [name for name in _names if name != "segment_id"]
 
@@ -42,20 +48,46 @@ _CREATE_STAGE = sa.text(
 )
 
 
+# Where the known ones among the staged rows lie, by a sample of them: the first and the last page of nearly all.
+_KNOWN_PAGES = sa.text(
+    """
+    SELECT (percentile_disc(ARRAY[0.01, 0.99]) WITHIN GROUP (ORDER BY page)) AS ends
+    FROM pg_temp.staged_segments AS staged TABLESAMPLE BERNOULLI (:percent)
+    CROSS JOIN LATERAL (
+        SELECT (stored.ctid::text::point)[0]::bigint AS page
+        FROM aht.agent_segments AS stored WHERE stored.segment_id = staged.segment_id OFFSET 0
+    ) AS known
+    """
+)
+
+
+def _differs(known: str, staged: str) -> str:
+    return f"""({known}.account_id <> :account_id
+            OR :may_change AND {known}.pulled_at <= :pulled_at
+                AND ({_listed(_values, known)}) IS DISTINCT FROM ({_listed(_values, staged)}))"""
+
+
 # OFFSET 0 keeps the planner from turning the probes of the key into a scan of the whole table.
+# The order makes the probes cheaper, and keeps two loads from locking crosswise.
 # The UPDATE's own conditions hold against rows that another session committed since the comparison.
 MERGE = sa.text(
     f"""
-    WITH changed AS (
+    WITH unequal AS (
         SELECT staged.*
         FROM pg_temp.staged_segments AS staged
+        LEFT JOIN aht.agent_segments AS near
+            ON near.segment_id = staged.segment_id
+            AND near.ctid >= CAST(:begin AS tid) AND near.ctid < CAST(:end AS tid)
+        WHERE near.segment_id IS NULL OR {_differs("near", "staged")}
+        ORDER BY staged.segment_id
+    ),
+    changed AS (
+        SELECT unequal.*
+        FROM unequal
         LEFT JOIN LATERAL (
-            SELECT * FROM aht.agent_segments AS stored WHERE stored.segment_id = staged.segment_id OFFSET 0
+            SELECT * FROM aht.agent_segments AS stored WHERE stored.segment_id = unequal.segment_id OFFSET 0
         ) AS known ON true
-        WHERE known.segment_id IS NULL
-            OR known.account_id <> :account_id
-            OR :may_change AND known.pulled_at <= :pulled_at
-                AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "staged")})
+        WHERE known.segment_id IS NULL OR {_differs("known", "unequal")}
     ),
     written AS (
         INSERT INTO aht.agent_segments AS known
@@ -110,7 +142,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of the rows of one batch; the three add up to its rows."""
+    """What became of the staged rows; the three add up to them."""
 
     inserted: int
     updated: int
@@ -118,7 +150,7 @@ class Merged:
 
 
 def create_stage(connection: sa.Connection) -> None:
-    """Make ready for `merge` for the rest of the transaction."""
+    """Make ready for `stage` and `merge` for the rest of the transaction."""
     connection.execute(sa.text("SET LOCAL jit = off"))  # compiling takes longer than a batch
     connection.execute(_CREATE_STAGE)
 
@@ -139,7 +171,7 @@ def complete_rows(frame: pd.DataFrame, account_id: str, pulled_at: datetime, loa
 
 
 def plain_rows(frame: pd.DataFrame) -> Rows:
-    """The segments of a frame, each id once: all that `merge` needs."""
+    """The segments of a frame, each id once: all that `stage` needs."""
     return Rows(tuple(_names), _binary(frame), len(frame))
 
 
@@ -155,27 +187,46 @@ def insert_new(connection: sa.Connection, rows: Rows) -> bool:
     return True
 
 
+def stage(connection: sa.Connection, rows: Rows) -> None:
+    """Put rows aside for `merge`. No id is staged twice."""
+    rows.copy_into(connection, "pg_temp.staged_segments")
+
+
 def merge(
-    connection: sa.Connection,
-    account_id: str,
-    rows: Rows,
-    pulled_at: datetime,
-    loaded_at: datetime,
-    may_change: bool,
+    connection: sa.Connection, account_id: str, staged: int, pulled_at: datetime, loaded_at: datetime, may_change: bool
 ) -> Merged:
-    """Bring rows into the table; without `may_change` only those that are new.
+    """Bring all staged rows into the table, of which there are so many; without `may_change` only those that are new.
 
     Raises ForeignSegment.
     """
-    connection.execute(sa.text("TRUNCATE pg_temp.staged_segments"))
-    rows.copy_into(connection, "pg_temp.staged_segments")
+    begin, end = known_pages(connection, staged)
     counted = connection.execute(
         MERGE,
-        {"account_id": account_id, "pulled_at": pulled_at, "loaded_at": loaded_at, "may_change": may_change},
+        {
+            "account_id": account_id,
+            "pulled_at": pulled_at,
+            "loaded_at": loaded_at,
+            "may_change": may_change,
+            "begin": f"({begin},0)",
+            "end": f"({end},0)",
+        },
     ).one()
     if counted.inserted + counted.updated < counted.changed:
         _refuse_foreign(connection, account_id)
-    return Merged(counted.inserted, counted.updated, rows.count - counted.inserted - counted.updated)
+    return Merged(counted.inserted, counted.updated, staged - counted.inserted - counted.updated)
+
+
+def known_pages(connection: sa.Connection, staged: int) -> tuple[int, int]:
+    """The pages of the table to compare whole with the staged rows: the first, and the one behind the last.
+
+    Nearly all staged rows that are known lie there. (0, 0) where none is known, and where they lie so far apart that to
+    look each up by its key costs less.
+    """
+    percent = min(100.0, 100 * _SAMPLED_ROWS / max(staged, 1))
+    ends = connection.execute(_KNOWN_PAGES, {"percent": percent}).scalar_one()
+    if ends is None or (ends[1] - ends[0]) * _PROBES_FOR_A_PAGE > staged:
+        return 0, 0
+    return ends[0], ends[1] + 1
 
 
 def _refuse_foreign(connection: sa.Connection, account_id: str) -> None:
