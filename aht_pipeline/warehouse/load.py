@@ -162,8 +162,9 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
     facts, is_newest = replace(facts, pulled_at=standing.as_of), standing.is_newest
     unresolved = unresolved_rejects(connection, facts.account_id, facts.day) if is_newest else {}
     mended: list[str] = []
-    create_stage(connection)
     all_are_new = standing.is_first
+    if not all_are_new:
+        create_stage(connection)
 
     def with_rows() -> Iterator[tuple[SegmentBatch, Rows]]:
         for batch in batches:
@@ -174,7 +175,9 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
                 yield batch, plain_rows(batch.frame)
 
     for batch, rows in one_ahead(with_rows()):
-        all_are_new = all_are_new and insert_new(connection, rows)
+        if all_are_new and not insert_new(connection, rows):
+            all_are_new = False
+            create_stage(connection)
         if all_are_new:
             tally.inserted += rows.count
         else:
