@@ -26,7 +26,6 @@ class KeptOpenEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: dict[str, sa.Engine] = {}
-        self._tables: set[str] = set()
         self._in_use = threading.Lock()
         super().__init__(base_dir, inst_data)
 
@@ -39,12 +38,6 @@ class KeptOpenEventLog(SqliteEventLogStorage):
 
     def index_connection(self) -> AbstractContextManager[sa.Connection]:
         return self._transaction(INDEX_SHARD_NAME)
-
-    def has_table(self, table_name: str) -> bool:
-        """Asked with every check that is told of; a table that is there stays."""
-        if table_name not in self._tables and super().has_table(table_name):
-            self._tables.add(table_name)
-        return table_name in self._tables
 
     def dispose(self) -> None:
         super().dispose()
