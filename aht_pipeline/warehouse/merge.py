@@ -48,6 +48,14 @@ _CREATE_STAGE = sa.text(
 )
 
 
+# A day of 100,000 segments is compared in memory; one of a million by way of a few files.
+_ENOUGH_MEMORY = sa.text(
+    """
+    SELECT set_config('work_mem', '32MB', true)
+    WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')
+    """
+)
+
 # Where the known ones among the staged rows lie, by a sample of them: the first and the last page of nearly all.
 _KNOWN_PAGES = sa.text(
     """
@@ -151,7 +159,8 @@ class Merged:
 
 def create_stage(connection: sa.Connection) -> None:
     """Make ready for `stage` and `merge` for the rest of the transaction."""
-    connection.execute(sa.text("SET LOCAL jit = off"))  # compiling takes longer than a batch
+    connection.execute(sa.text("SET LOCAL jit = off"))  # compiling takes longer than the merge of a day
+    connection.execute(_ENOUGH_MEMORY)
     connection.execute(_CREATE_STAGE)
 
 
