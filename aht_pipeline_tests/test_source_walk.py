@@ -36,6 +36,7 @@ from aht_pipeline.source import (
     prove,
     pull_day,
 )
+from aht_pipeline.source import walk as source_walk
 from aht_pipeline_tests.reading import (
     APP_KEYS,
     DAY,
@@ -696,6 +697,19 @@ class TestConcurrency:
         pull_day(reading.api(sim, page_size=2, concurrency=concurrency), DAY, pages, NOW)
 
         assert sim.max_in_flight == concurrency
+
+    @pytest.mark.parametrize(("near_s", "most"), [(60, 1), (0.015, 4)], ids=["never waited for", "waited for"])
+    def test_one_is_under_way_until_one_is_waited_for(
+        self, reading: Reading, pages: Pages, monkeypatch: pytest.MonkeyPatch, near_s: float, most: int
+    ) -> None:
+        """The first page comes at once, as from a cache; the others take their time."""
+        monkeypatch.setattr(source_walk, "_NEAR_S", near_s)
+        sim = reading.simulator(rows_of(DAY, 48), faults=[Latency(SOON, When(after=1))])
+
+        pull_day(reading.api(sim, page_size=2), DAY, pages, NOW)
+
+        assert sim.max_in_flight == most
+        assert pages.ids == [*reversed(ids(rows_of(DAY, 48)))]
 
     def test_it_falls_after_a_429_and_rises_again(self, reading: Reading, pages: Pages) -> None:
         sim = reading.simulator(rows_of(DAY, 100), faults=[Latency(SOON / 3), ErrorStatus(429, when=When(first=1))])

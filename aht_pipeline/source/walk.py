@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from aht_pipeline.source.pull import DayPull, PageSink
 from aht_pipeline.source.throttle import Abandoned
 
 _WALKS = 4  # of one window, before it is split: the first, and three more
+_NEAR_S = 0.01  # LivePerson is never: a simulator, or a server beside this one
 _AGE = re.compile(r"\b(month|day|old|past|back|earl|ago|before)", re.IGNORECASE)
 
 Keys = npt.NDArray[np.uint64]
@@ -194,9 +197,14 @@ class _Walk:
 def _walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> _Walk:
     """One walk: the first page says the count, the others are fetched several at once and kept in their order."""
     walk = _Walk()
+    asked_at = time.monotonic()
     first = api.page(query, 0)
+    is_near = time.monotonic() - asked_at < _NEAR_S
     _keep(walk, first, sink)
-    rest = _uncounted_rest(api, query, first) if walk.count is None else _counted_rest(api, query, first, walk.count)
+    if walk.count is None:
+        rest = _uncounted_rest(api, query, first)
+    else:
+        rest = _counted_rest(api, query, first, walk.count, is_near)
     with closing(rest):  # its threads end with the walk, also where the sink fails
         for reply in rest:
             _keep(walk, reply, sink)
@@ -223,9 +231,11 @@ def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Generator
         yield reply
 
 
-def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) -> Generator[Reply]:
+def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int, is_near: bool) -> Generator[Reply]:
     """The pages after the first, in order, several on their way at once; never more than a few in memory.
 
+    Where the API is near, one on its way at once, until one is waited for: more would share no waiting, and their
+    threads take the processor from the load beside.
     Where the count ends with a full page, one more: it must be empty, or the count is that of pages, not of segments.
     """
     step = api.page_size
@@ -233,20 +243,23 @@ def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int) ->
     with _workers(api.concurrency) as (pool, abandon):
         ahead: deque[Future[list[Reply]]] = deque()
 
-        def fetch_another() -> None:
-            if (start := next(starts, None)) is not None:
+        def fetch_ahead(pages: int) -> None:
+            for start in islice(starts, pages - len(ahead)):
                 is_last = start + step >= count
                 end = count if is_last else start + step
                 ahead.append(pool.submit(_range_of_pages, api, query, start, end, is_last, abandon))
 
-        for _ in range(2 * api.concurrency):
-            fetch_another()
+        pages = 1 if is_near else 2 * api.concurrency
+        fetch_ahead(pages)
         while ahead:
+            waits_since = time.monotonic()
             try:
                 replies = ahead.popleft().result()
             except Abandoned:  # because a later page failed: its turn comes
                 continue
-            fetch_another()
+            if time.monotonic() - waits_since > _NEAR_S:
+                pages = 2 * api.concurrency
+            fetch_ahead(pages)
             yield from replies
     if count and count % step == 0:
         yield api.page(query, count)
