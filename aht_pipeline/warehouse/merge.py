@@ -47,7 +47,6 @@ _CREATE_STAGE = sa.text(
     """
 )
 
-
 # A day of 100,000 segments is compared in memory; one of a million by way of a few files.
 _ENOUGH_MEMORY = sa.text(
     """
