@@ -84,10 +84,14 @@ class Account:
 @contextmanager
 def held_up(warehouse: sa.Engine, table: str) -> Iterator[Callable[[], bool]]:
     """No load can write into this table while this lasts; says whether one has come to it, and waits."""
-    writing = f"wait_event_type = 'Lock' AND datname = current_database() AND query ~ '(INSERT INTO|COPY) {table}'"
+    waiting = f"""
+        SELECT count(*) FROM pg_locks
+        WHERE NOT granted AND relation = '{table}'::regclass
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     with warehouse.begin() as connection:
         connection.execute(sa.text(f"LOCK TABLE {table} IN SHARE MODE"))
-        yield lambda: bool(query(warehouse, f"SELECT count(*) FROM pg_stat_activity WHERE {writing}")[0])
+        yield lambda: bool(query(warehouse, waiting)[0])
 
 
 def until(holds: Callable[[], bool], alive: Callable[[], bool]) -> None:
