@@ -245,20 +245,26 @@ def test_loading_the_same_again_writes_no_row(warehouse: sa.Engine) -> None:
     assert (stored(warehouse), written(warehouse)) == before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"total_handle_time_ms": 1},
-        {"employee_id": None},
-        {"end_time": datetime(2026, 3, 10, 12, 0, 0, 1000, tzinfo=UTC)},
-        {"quality_flags": ["end_epoch_disagrees"]},
-        {"extra": '{"added": 1}'},
-    ],
-)
-def test_a_restated_segment_is_updated_and_its_neighbour_is_not(warehouse: sa.Engine, change: dict[str, Any]) -> None:
+RESTATED: dict[str, Any] = {
+    "conversation_id": "another",
+    "agent_id": 3_000_000_102,
+    "employee_id": None,
+    "skill_id": 4_100_000_002,
+    "group_id": None,
+    "end_reason": "closedBySystem",
+    "start_time": datetime(2026, 3, 10, 11, 0, 0, 501_000, tzinfo=UTC),
+    "end_time": datetime(2026, 3, 10, 12, 0, 0, 1000, tzinfo=UTC),
+    "total_handle_time_ms": 1,
+    "quality_flags": ["end_epoch_disagrees"],
+    "extra": '{"added": 1}',
+}
+
+
+@pytest.mark.parametrize("column", [column.name for column in SEGMENT_COLUMNS if not column.primary_key])
+def test_a_restated_segment_is_updated_and_its_neighbour_is_not(warehouse: sa.Engine, column: str) -> None:
     first = load(warehouse, batch(segment(1), segment(2)))
 
-    second = load(warehouse, batch(segment(1, **change), segment(2)), pulled_at=LATER)
+    second = load(warehouse, batch(segment(1, **{column: RESTATED[column]}), segment(2)), pulled_at=LATER)
 
     assert (second.inserted, second.updated, second.unchanged) == (0, 1, 1)
     assert query(
@@ -614,11 +620,11 @@ def test_a_segment_that_a_newer_pull_of_another_day_loads_meanwhile_is_not_overw
 def test_rows_are_locked_in_the_order_of_their_key(warehouse: sa.Engine) -> None:
     """Else two loads that restate the same segments could each hold what the other waits for."""
     load(warehouse, batch(segment(1), segment(2)))
-    backwards = batch(segment(2, total_handle_time_ms=2), segment(1, total_handle_time_ms=1))
+    backwards = [batch(segment(number, total_handle_time_ms=number)) for number in (2, 1)]
 
     with ThreadPoolExecutor(1) as pool, warehouse.connect() as rival:
         rival.execute(sa.text("SELECT 1 FROM aht.agent_segments WHERE segment_id LIKE '%1' FOR UPDATE"))
-        waiting = pool.submit(load, warehouse, backwards, pulled_at=LATER)
+        waiting = pool.submit(load, warehouse, *backwards, pulled_at=LATER)
         eventually(lambda: query(warehouse, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [1])
 
         assert query(
