@@ -26,7 +26,7 @@ from aht_pipeline.source.pull import DayPull, PageSink
 from aht_pipeline.source.throttle import Abandoned
 
 _WALKS = 4  # of one window, before it is split: the first, and three more
-_NEAR_S = 0.01  # LivePerson is never: a simulator, or a server beside this one
+_NEAR_S = 0.01  # an answer within this comes from beside us, as a simulator's; LivePerson's takes longer
 _AGE = re.compile(r"\b(month|day|old|past|back|earl|ago|before)", re.IGNORECASE)
 
 Keys = npt.NDArray[np.uint64]
