@@ -27,7 +27,7 @@ from aht_pipeline.warehouse import engine
 from aht_pipeline.warehouse.tables import agent_segments
 from aht_pipeline_tests import loading
 from aht_pipeline_tests.loading import batch
-from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, eventually, of_account
+from aht_pipeline_tests.outside import COMMAND, NO_NIGHT_NOW, YESTERDAY, Outside, days_ago, eventually, of_account
 
 FIRST = days_ago(12)
 POISONED = days_ago(6)
@@ -146,8 +146,8 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
             one["name"]: (one["cronSchedule"], one["executionTimezone"], one["scheduleState"]["status"])
             for one in schedules
         } == {
-            "nightly_agent_segments": ("15 3 * * *", "UTC", "RUNNING"),
-            "nightly_names": ("15 3 * * *", "UTC", "RUNNING"),
+            "nightly_agent_segments": (NO_NIGHT_NOW, "UTC", "RUNNING"),
+            "nightly_names": (NO_NIGHT_NOW, "UTC", "RUNNING"),
             "weekly_agent_segments": ("45 5 * * 0", "UTC", "RUNNING"),
         }
         assert simulator.requests == []  # nothing is loaded before the first tick

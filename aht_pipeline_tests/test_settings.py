@@ -129,7 +129,7 @@ def test_without_credentials_and_warehouse_everything_is_the_demos(
     settings = read(variables, LIVEPERSON_ACCOUNT_ID="123", AHT_TIMEZONE="Europe/London", DAGSTER_HOME="/elsewhere")
     assert settings.demo
     assert settings.account_id == "demo"
-    assert settings.timezone == "UTC"
+    assert (settings.timezone, settings.schedule) == ("UTC", "15 3 * * *")
     assert settings.home == tmp_path / ".aht" / "demo"
     assert settings.dagster_home == tmp_path / ".aht" / "demo" / "dagster"
 
