@@ -15,6 +15,7 @@ from aht_pipeline.warehouse.connection import copy_in
 
 _MOMENT = pa.timestamp("us", "UTC")
 _COLUMNS: dict[str, tuple[str, pa.DataType, list[Any]]] = {
+    "key": ("text", pa.string(), ["a", "c", "b", "é", "d", "ca"]),
     "words": ("text", pa.string(), ["a", "", 'zwei, "drei"\n\\N', "смена 🎧", None, "x" * 100_000]),
     "large": ("text", pa.large_string(), ["", None, "b", "c", "d", "e"]),
     "whole": ("bigint", pa.int64(), [0, -1, 2**63 - 1, -(2**63), None, 1]),
@@ -52,7 +53,7 @@ def test_every_type_and_its_extremes_are_read_back_as_they_were(shared_database_
     expected = [
         {**row, "document": None if row["document"] is None else json.loads(row["document"])}
         | {name: scalar.as_py() for name, (_, scalar) in _CONSTANTS.items()}
-        for row in rows.to_pylist()
+        for row in sorted(rows.to_pylist(), key=lambda row: row["key"])
     ]
     assert read == expected
 
@@ -62,7 +63,7 @@ def test_no_rows_and_a_part_of_a_table_are_read_as_that(shared_database_url: str
 
     assert _through_postgres(shared_database_url, rows.slice(0, 0), []) == []
     part = _through_postgres(shared_database_url, rows.slice(2, 2), [])
-    assert [(row["words"], row["whole"], row["listed"]) for row in part] == [
+    assert [(row["words"], row["whole"], row["listed"]) for row in part] == [  # by their keys, "b" and "é"
         ('zwei, "drei"\n\\N', 2**63 - 1, ["", "NULL", '"', "{,}"]),
         ("смена 🎧", -(2**63), [None, "after"]),
     ]
@@ -74,6 +75,6 @@ def _through_postgres(url: str, rows: pa.Table, constants: list[pa.Scalar]) -> l
     columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
     with warehouse.engine(url).begin() as connection:
         connection.execute(sa.text(f"CREATE TEMPORARY TABLE copied ({columns}) ON COMMIT DROP"))
-        copied = binary_rows(rows, constants, jsonb=frozenset({"document"}))
+        copied = binary_rows(rows, "key", constants, jsonb=frozenset({"document"}))
         copy_in(connection, "COPY copied FROM STDIN WITH (FORMAT binary)", copied)
         return [dict(row) for row in connection.execute(sa.text("SELECT * FROM copied")).mappings()]

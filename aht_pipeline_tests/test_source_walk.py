@@ -699,7 +699,7 @@ class TestConcurrency:
         assert sim.max_in_flight == concurrency
 
     @pytest.mark.parametrize(("near_s", "most"), [(60, 1), (0.015, 4)], ids=["never waited for", "waited for"])
-    def test_one_is_under_way_until_one_is_waited_for(
+    def test_one_is_under_way_until_they_are_waited_for(
         self, reading: Reading, pages: Pages, monkeypatch: pytest.MonkeyPatch, near_s: float, most: int
     ) -> None:
         """The first page comes at once, as from a cache; the others take their time."""

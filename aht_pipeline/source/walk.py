@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,12 @@ from aht_pipeline.source.throttle import Abandoned
 
 _WALKS = 4  # of one window, before it is split: the first, and three more
 _NEAR_S = 0.01  # an answer within this comes from beside us, as a simulator's; LivePerson's takes longer
+_PATIENCE_S = 0.05  # with a near API, over all that takes longer: a busy machine delays single answers
 _AGE = re.compile(r"\b(month|day|old|past|back|earl|ago|before)", re.IGNORECASE)
 
 Keys = npt.NDArray[np.uint64]
+Fetch = Callable[[int, threading.Event | None], list[Reply]]
+"""The rows from this offset up to the next range's; the event is set where they are no longer wanted."""
 
 
 def pull_day(api: AhtApi, day: Day, sink: PageSink, now: datetime | None = None) -> DayPull:
@@ -195,7 +198,7 @@ class _Walk:
 
 
 def _walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> _Walk:
-    """One walk: the first page says the count, the others are fetched several at once and kept in their order."""
+    """One walk: the first page says the count, and the others are kept in their order."""
     walk = _Walk()
     asked_at = time.monotonic()
     first = api.page(query, 0)
@@ -232,41 +235,56 @@ def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Generator
 
 
 def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int, is_near: bool) -> Generator[Reply]:
-    """The pages after the first, in order, several on their way at once; never more than a few in memory.
+    """The pages after the first, in order; from a near API one by one, else several on their way at once.
 
-    Where the API is near, one on its way at once, until one is waited for: more would share no waiting, and their
-    threads take the processor from the load beside.
+    Where nothing is waited for, there is no waiting to share, and threads take the processor from the load beside.
     Where the count ends with a full page, one more: it must be empty, or the count is that of pages, not of segments.
     """
     step = api.page_size
     starts = iter(range(len(first.page.segments), count, step))
-    with _workers(api.concurrency) as (pool, abandon):
-        ahead: deque[Future[list[Reply]]] = deque()
 
-        def fetch_ahead(pages: int) -> None:
-            for start in islice(starts, pages - len(ahead)):
-                is_last = start + step >= count
-                end = count if is_last else start + step
-                ahead.append(pool.submit(_range_of_pages, api, query, start, end, is_last, abandon))
+    def fetch(start: int, abandon: threading.Event | None) -> list[Reply]:
+        is_last = start + step >= count
+        return _range_of_pages(api, query, start, count if is_last else start + step, is_last, abandon)
 
-        pages = 1 if is_near else 2 * api.concurrency
-        fetch_ahead(pages)
-        while ahead:
-            waits_since = time.monotonic()
-            try:
-                replies = ahead.popleft().result()
-            except Abandoned:  # because a later page failed: its turn comes
-                continue
-            if time.monotonic() - waits_since > _NEAR_S:
-                pages = 2 * api.concurrency
-            fetch_ahead(pages)
-            yield from replies
+    if is_near:
+        yield from _while_near(fetch, starts)
+    yield from _several_at_once(fetch, starts, api.concurrency)
     if count and count % step == 0:
         yield api.page(query, count)
 
 
+def _while_near(fetch: Fetch, starts: Iterator[int]) -> Generator[Reply]:
+    """One range after the other, until patience is lost: each that comes soon restores a little of it."""
+    patience_s = _PATIENCE_S
+    while patience_s > 0 and (start := next(starts, None)) is not None:
+        asked_at = time.monotonic()
+        replies = fetch(start, None)
+        patience_s = min(patience_s + _NEAR_S - (time.monotonic() - asked_at), _PATIENCE_S)
+        yield from replies
+
+
+def _several_at_once(fetch: Fetch, starts: Iterator[int], concurrency: int) -> Generator[Reply]:
+    """The ranges in order, some fetched ahead; never more than a few in memory."""
+    with _workers(concurrency) as (pool, abandon):
+        ahead: deque[Future[list[Reply]]] = deque()
+
+        def fetch_ahead() -> None:
+            for start in islice(starts, 2 * concurrency - len(ahead)):
+                ahead.append(pool.submit(fetch, start, abandon))
+
+        fetch_ahead()
+        while ahead:
+            try:
+                replies = ahead.popleft().result()
+            except Abandoned:  # because a later page failed: its turn comes
+                continue
+            fetch_ahead()
+            yield from replies
+
+
 def _range_of_pages(
-    api: AhtApi, query: SegmentQuery, start: int, end: int, is_last: bool, abandon: threading.Event
+    api: AhtApi, query: SegmentQuery, start: int, end: int, is_last: bool, abandon: threading.Event | None
 ) -> list[Reply]:
     """The rows from offset `start` to `end`: one reply, or more where the API sends fewer rows than it was asked for.
 
@@ -282,7 +300,8 @@ def _range_of_pages(
                 break
             start += len(reply.page.segments)
     except Exception:
-        abandon.set()
+        if abandon:
+            abandon.set()
         raise
     return replies
 

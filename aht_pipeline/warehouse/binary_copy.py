@@ -24,10 +24,13 @@ _TEXT_OID = 25
 _BYTES = pa.large_binary()  # a batch with many added fields may exceed the two gigabytes of the small one
 
 
-def binary_rows(table: pa.Table, constants: Sequence[pa.Scalar] = (), jsonb: frozenset[str] = frozenset()) -> Buffers:
+def binary_rows(
+    table: pa.Table, ordered_by: str, constants: Sequence[pa.Scalar] = (), jsonb: frozenset[str] = frozenset()
+) -> Buffers:
     """The rows of a table, whole: strings for text columns, int32 and int64 for integer and bigint, timestamp("us") for
     timestamptz, lists of strings for text[].
 
+    ordered_by: the name of a column.
     constants: more values, the same in every row, after the columns.
     jsonb: the names of the string columns that Postgres holds as jsonb.
     """
@@ -35,8 +38,9 @@ def binary_rows(table: pa.Table, constants: Sequence[pa.Scalar] = (), jsonb: fro
     for name, column in zip(table.column_names, table.columns, strict=True):
         pieces += _field(column.combine_chunks(), is_jsonb=name in jsonb)
     same = [piece for value in constants for piece in _field(pa.array([value.as_py()], value.type))]
-    pieces.append(_same(_bytes_of(*same) if same else b""))
-    return _HEADER, _bytes_of(*pieces), _TRAILER
+    pieces.append(_same(_bytes_of(_joined(*same)) if same else b""))
+    order = pc.sort_indices(table[ordered_by])
+    return _HEADER, _bytes_of(_joined(*pieces).take(order)), _TRAILER  # whole rows are moved faster than their columns
 
 
 def _field(values: pa.Array, *, is_jsonb: bool = False) -> list[pa.Array | pa.Scalar]:
@@ -86,9 +90,8 @@ def _joined(*pieces: pa.Array | pa.Scalar, nulls: str = "replace") -> pa.Array:
     return pc.binary_join_element_wise(*pieces, _same(b""), null_handling=nulls, null_replacement="")
 
 
-def _bytes_of(*pieces: pa.Array | pa.Scalar) -> memoryview:
-    """Row after row, in each its pieces."""
-    rows = _joined(*pieces)
+def _bytes_of(rows: pa.Array) -> memoryview:
+    """Row after row."""
     _, ends, texts = rows.buffers()
     return memoryview(texts or b"")[: np.frombuffer(ends, np.int64)[len(rows)]]
 

@@ -255,5 +255,5 @@ def _binary(frame: pd.DataFrame, *constants: pa.Scalar) -> Buffers:
 
     from aht_pipeline.warehouse.binary_copy import binary_rows
 
-    table = pa.Table.from_pandas(frame[_names], preserve_index=False, nthreads=1).sort_by("segment_id")
-    return binary_rows(table, constants, jsonb=frozenset({"extra"}))
+    table = pa.Table.from_pandas(frame[_names], preserve_index=False, nthreads=1)
+    return binary_rows(table, "segment_id", constants, jsonb=frozenset({"extra"}))
