@@ -17,7 +17,7 @@ from aht_pipeline.normalize.schema import END_REASONS, QUALITY_FLAGS, SEGMENT_SC
 from aht_pipeline.normalize.times import epoch_us
 from aht_pipeline.pages import read_page, segment_keys
 
-_BATCH_ROWS = 10_000
+_BATCH_ROWS = 20_000
 _STRETCH_BYTES = 900_000  # some four pages: fewer cost more calls, more fall out of the processor's cache
 _EPOCH_TOLERANCE_US = 1_000_000
 _FLAG_SETS = pa.array(
@@ -45,7 +45,7 @@ def find_superseded(pages: Iterable[bytes]) -> npt.NDArray[np.int64]:
 def normalize(
     pages: Iterable[bytes], window: Window, superseded: npt.NDArray[np.int64] | None = None
 ) -> Iterator[SegmentBatch]:
-    """The segments of a pull that closed within the window, in batches of some 10,000 rows.
+    """The segments of a pull that closed within the window, in batches of some 20,000 rows.
 
     superseded: what `find_superseded` found; these rows are skipped, so that each key is there once over all batches.
     Without it, the pull must hold no key twice. The distinct keys of the pull are then exactly the rows of all frames,

@@ -82,7 +82,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class SegmentBatch:
-    """Some 10,000 rows of a pull, typed.
+    """Some 20,000 rows of a pull, typed.
 
     frame: the segments that closed within the window, unique by `segment_id`, with the columns of SEGMENT_SCHEMA in
         Arrow-backed dtypes (`pd.ArrowDtype`), so that going back to Arrow copies nothing. In the order of the pull.

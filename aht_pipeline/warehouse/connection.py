@@ -36,7 +36,7 @@ _NOTICE_SILENCE = """
     SET LOCAL tcp_user_timeout = '60s'
 """
 
-_COPY_CHUNK = 256 * 1024
+_COPY_CHUNK = 4 * 1024 * 1024  # a batch in one or two: between chunks, what else runs in the process has its turn
 
 Buffers = Sequence[bytes | memoryview]
 """Bytes that follow each other."""
