@@ -118,11 +118,11 @@ class Reading:
         superseded = find_superseded(pages()) if pull.rows != pull.reported else None
         for batch in normalize(pages(), pull.day.window, superseded):
             self.seconds += time.monotonic() - began
-            if self._given_up.is_set():
-                raise GivenUp(f"{pull.day}: not loaded, because the run was ended")
             self.unknown_fields |= batch.unknown_fields
             self.unknown_end_reasons |= batch.unknown_end_reasons
             yield batch
+            if self._given_up.is_set():  # asked after it: the last batch is made while the one before it is written
+                raise GivenUp(f"{pull.day}: not loaded, because the run was ended")
             began = time.monotonic()
         self.seconds += time.monotonic() - began
 
