@@ -8,7 +8,7 @@ from aht_pipeline.days import iso
 from aht_pipeline.errors import CannotTell
 
 CLOCK_TOLERANCE = timedelta(minutes=2)
-"""How far two clocks may differ and still be taken for one: far more than NTP leaves, far less than matters to a day."""
+"""How far two clocks may differ and be taken for one: far more than NTP leaves, far less than matters to a day."""
 
 
 class ClockOff(CannotTell):

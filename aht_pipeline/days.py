@@ -42,9 +42,11 @@ class Window:
             return None
         middle_ms = (start_ms + end_ms) // 2
         whole_second_ms = middle_ms - middle_ms % 1000
-        if whole_second_ms > start_ms:
-            middle_ms = whole_second_ms
-        middle = from_millis(middle_ms)
+        return self.cut(whole_second_ms if whole_second_ms > start_ms else middle_ms)
+
+    def cut(self, at_ms: int) -> tuple[Window, Window]:
+        """The two parts that meet at this moment, epoch milliseconds between the window's edges."""
+        middle = from_millis(at_ms)
         return Window(self.start, middle), Window(middle, self.end)
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeGuard
 
 import msgspec
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from aht_pipeline.days import to_millis
 from aht_pipeline.errors import AhtError
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -58,8 +60,14 @@ class _PerhapsIdentified(msgspec.Struct):
     segmentId: Any = None  # noqa: N815
 
 
+class _PerhapsClosed(msgspec.Struct):
+    endTime: Any = None  # noqa: N815
+    endTimeL: Any = None  # noqa: N815
+
+
 _page_decoder = msgspec.json.Decoder(Page, strict=False)
 _ids_decoder = msgspec.json.Decoder(_Ids)
+_close_decoder = msgspec.json.Decoder(_PerhapsClosed)
 
 
 def read_page(body: bytes) -> Page:
@@ -89,6 +97,31 @@ def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
 def content_keys(page: Page) -> npt.NDArray[np.uint64]:
     """One 64-bit key for the exact bytes of each segment of the page, in order."""
     return _keys(map(xxhash.xxh3_64_intdigest, page.segments))
+
+
+def close_ms(raw: msgspec.Raw) -> int | None:
+    """When this row closed, epoch milliseconds; None where that cannot be read."""
+    try:
+        row = _close_decoder.decode(raw)
+    except _UNREADABLE:
+        return None
+    return read_moment_ms(row.endTime, row.endTimeL)
+
+
+def read_moment_ms(text: object, epoch: object) -> int | None:
+    """A moment as the API writes it twice, in epoch milliseconds; None where neither can be read.
+
+    The text, ISO 8601, in UTC where it names no offset, wins over the epoch, which contradicts it in old samples and is
+    in seconds below 10^11.
+    """
+    try:
+        if text:
+            moment = datetime.fromisoformat(str(text).upper())
+            return to_millis(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        seconds_or_ms = int(str(epoch))
+    except ValueError:
+        return None
+    return seconds_or_ms * 1000 if seconds_or_ms < 10**11 else seconds_or_ms
 
 
 def is_usable_id(segment_id: object) -> TypeGuard[str]:

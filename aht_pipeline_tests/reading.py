@@ -160,6 +160,33 @@ def reply(asked: Asked, rows: list[Row], **envelope: Any) -> Answer:
     return Answer({"timeframe": {"startTime": iso(start), "endTime": iso(end)}, "segments": rows} | envelope)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows: from `offset` on, so many `rows` of those that the window holds."""
+
+    offset: int
+    rows: int
+    held: int
+
+
+class Windowed:
+    """Answers for a `Scripted` server: the rows closed in the window that is asked for, newest first, a page of them.
+
+    pagination: from what a page shows to what stands under `pagination`; without it the true count.
+    """
+
+    def __init__(self, rows: Iterable[Row], pagination: Callable[[Shown], Any] = lambda page: {"count": page.held}):
+        self._rows = sorted(rows, key=lambda row: -row["endTimeL"])
+        self._pagination = pagination
+
+    def __call__(self, asked: Asked) -> Answer:
+        start_ms, end_ms = int(asked.query["fromMillis"]), int(asked.query["toMillis"])
+        inside = [row for row in self._rows if start_ms <= row["endTimeL"] <= end_ms]
+        offset = int(asked.query["offset"])
+        page = inside[offset : offset + int(asked.query["limit"])]
+        return reply(asked, page, pagination=self._pagination(Shown(offset, len(page), len(inside))))
+
+
 class Reading:
     """Opens servers and the API on them, and closes all of it at the end of a test."""
 

@@ -6,7 +6,9 @@ from aht_pipeline.simulator.directory import Directory
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import (
+    Capped,
     Cut,
+    Deepest,
     Empty,
     ErrorStatus,
     Fault,
@@ -31,8 +33,10 @@ __all__ = [
     "CallSegment",
     "CallTraffic",
     "CallsFileError",
+    "Capped",
     "Credentials",
     "Cut",
+    "Deepest",
     "Directory",
     "Empty",
     "Endpoint",

@@ -10,7 +10,9 @@ from typing import Any
 from aht_pipeline.errors import AhtError
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.faults import (
+    Capped,
     Cut,
+    Deepest,
     Empty,
     ErrorStatus,
     Fault,
@@ -34,6 +36,8 @@ A fault is NAME[=VALUE][:OPTION=VALUE,...]:
   redirect=URL     302 to another host
   empty            no segments, under the right count (count=0: under a count of 0)
   count=+5         a count that is wrong by so much
+  capped=10000     a count that stops there, and no segments beyond it
+  deepest=10000    400 for pages that reach beyond so many segments
   day=2026-11-20   always status=500 for this day's requests (status=STATUS)
 When it strikes, for any of them (without an option: always):
   first=N          the first N requests
@@ -123,12 +127,16 @@ def _build(name: str, value: str, options: dict[str, str]) -> Fault:
             return Empty(None if count is None else int(count), when)
         case "count":
             return WrongCount(int(value), when)
+        case "capped":
+            return Capped(_positive(value), when)
+        case "deepest":
+            return Deepest(_positive(value), when)
         case "day":
             return ErrorStatus(_status(options.pop("status", "500")), when=when)
     raise ValueError(f"there is no fault called {name}")
 
 
-_VALUED = frozenset({"latency", "redirect", "count", "day"})
+_VALUED = frozenset({"latency", "redirect", "count", "capped", "deepest", "day"})
 
 
 def _when(options: dict[str, str]) -> When:

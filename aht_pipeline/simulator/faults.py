@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
+import msgspec
+
 from aht_pipeline.simulator.exchange import Endpoint, Reply, Request, Sent, json_reply
 
 _LISTING = re.compile(
@@ -128,6 +130,22 @@ class WrongCount:
 
 
 @dataclass(frozen=True)
+class Capped:
+    """A count that stops at `most`, as a search engine's does, and no rows beyond it."""
+
+    most: int
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Deepest:
+    """A 400 to pages that reach beyond row `most`, as a search engine gives it."""
+
+    most: int
+    when: When = When()
+
+
+@dataclass(frozen=True)
 class Meanwhile:
     """Does something just before the request is answered, such as adding or restating rows between two pages."""
 
@@ -135,10 +153,23 @@ class Meanwhile:
     when: When = When()
 
 
-Fault = Latency | ErrorStatus | HtmlError | Reset | Cut | RevokeTokens | Redirect | Empty | WrongCount | Meanwhile
+Fault = (
+    Latency
+    | ErrorStatus
+    | HtmlError
+    | Reset
+    | Cut
+    | RevokeTokens
+    | Redirect
+    | Empty
+    | WrongCount
+    | Capped
+    | Deepest
+    | Meanwhile
+)
 
 
-def strike(fault: Fault, answer: Callable[[], Reply], revoke_tokens: Callable[[], None]) -> Reply:
+def strike(fault: Fault, request: Request, answer: Callable[[], Reply], revoke_tokens: Callable[[], None]) -> Reply:
     """The reply under this fault. `answer` makes the one that it spoils: the right one, or the next fault's."""
     match fault:
         case Latency(delay):
@@ -164,6 +195,12 @@ def strike(fault: Fault, answer: Callable[[], Reply], revoke_tokens: Callable[[]
             return _emptied(answer(), count)
         case WrongCount(by):
             return _miscounted(answer(), by)
+        case Capped(most):
+            return _capped(answer(), request, most)
+        case Deepest(most):
+            if sum(_asked_rows(request)) <= most:
+                return answer()
+            return json_reply(400, {"causes": [f"offset: offset + limit must be at most {most}"], "message": "no"})
         case Meanwhile(act):
             act()
             return answer()
@@ -208,6 +245,22 @@ def _emptied(reply: Reply, count: int | None) -> Reply:
 
 def _miscounted(reply: Reply, by: int) -> Reply:
     return _edited(reply, "count", lambda count: b"%d" % (int(count) + by))
+
+
+def _capped(reply: Reply, request: Request, most: int) -> Reply:
+    offset, _ = _asked_rows(request)
+    counted = _edited(reply, "count", lambda count: b"%d" % min(int(count), most))
+    return _edited(counted, "rows", lambda rows: _first_rows(rows, max(0, most - offset)))
+
+
+def _first_rows(rows: bytes, most: int) -> bytes:
+    return b",".join(msgspec.json.decode(b"[" + rows + b"]", type=list[msgspec.Raw])[:most])
+
+
+def _asked_rows(request: Request) -> tuple[int, int]:
+    """The offset and the limit of a request for segments."""
+    asked = dict(request.parameters)
+    return int(asked.get("offset", 0)), int(asked.get("limit", 100))
 
 
 def _edited(reply: Reply, part: str, edit: Callable[[bytes], bytes]) -> Reply:

@@ -6,13 +6,12 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from urllib.parse import quote
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys
 from aht_pipeline.days import Window, from_millis
-from aht_pipeline.pages import Page, Timeframe, read_page
+from aht_pipeline.pages import Page, Timeframe, read_moment_ms, read_page
 from aht_pipeline.source.auth import BearerToken, SignedByApp
 from aht_pipeline.source.errors import ApiError, Refused
 from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
@@ -64,12 +63,21 @@ class Reply:
     requests: int
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How many rows of a window the API counts or pages through, and how that came out."""
+
+    rows: int
+    why: str
+
+
 class AhtApi:
     """A connection to the AHT API of one account; resolves hosts and fetches a token at the first request.
 
     api_url: one base URL for AHT and all other services, instead of those that the Domain API names.
     source: names the caller to the API.
     page_size: segments a request; lowered for good when the API names a lower limit.
+    reach: how far the API counts and pages, once it has been met by its limit; None before.
     concurrency: requests at once, over all days in flight.
     """
 
@@ -88,6 +96,7 @@ class AhtApi:
         self.account_id = account_id
         self.page_size = page_size
         self.concurrency = concurrency
+        self.reach: Reach | None = None
         self.http = Http(concurrency, f"aht-pipeline/{version('aht-pipeline')}", pacing)
         self._keys = keys
         self._api_url = api_url
@@ -137,6 +146,11 @@ class AhtApi:
                 self.page_size = min(self.page_size, lower)
             else:
                 return Reply(body, page, requests)
+
+    def learn_reach(self, rows: int, why: str) -> None:
+        """Of no window more rows than these can be had: one that counts as many is split at once from now on."""
+        if self.reach is None or rows < self.reach.rows:
+            self.reach = Reach(rows, why)
 
     def _connected(self) -> _Connection:
         with self._connecting:
@@ -197,14 +211,8 @@ def _seconds_of(timeframe: Timeframe) -> tuple[int, int] | None:
 
 
 def _seconds(text: str | None, epoch: int | str | None) -> int | None:
-    try:
-        if text:
-            moment = datetime.fromisoformat(text.upper())
-            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() // 1)
-        epoch = int(epoch or "")
-    except ValueError:
-        return None
-    return epoch if epoch < 10**11 else epoch // 1000  # below 10^11 means seconds
+    moment_ms = read_moment_ms(text, epoch)
+    return None if moment_ms is None else moment_ms // 1000
 
 
 def _told(timeframe: Timeframe | None) -> str:

@@ -1,235 +1,234 @@
-"""The walk over a day's pages, until it is proved that nothing of the day is missing."""
+"""One walk over the pages of a window: what is read of it, in order, and what that says of the window."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from aht_pipeline.days import Day
-from aht_pipeline.pages import content_keys, segment_keys
+from aht_pipeline.days import Window
+from aht_pipeline.pages import close_ms, content_keys, segment_keys
 from aht_pipeline.source.api import AhtApi, Reply, SegmentQuery
-from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
-from aht_pipeline.source.pull import DayPull, PageSink
+from aht_pipeline.source.errors import ApiError, Refused
 from aht_pipeline.source.throttle import Abandoned
 
-_WALKS = 4  # of one window, before it is split: the first, and three more
 _NEAR_S = 0.01  # an answer within this comes from beside us, as a simulator's; LivePerson's takes longer
 _PATIENCE_S = 0.05  # with a near API, over all that takes longer: a busy machine delays single answers
-_AGE = re.compile(r"\b(month|day|old|past|back|earl|ago|before)", re.IGNORECASE)
 
 Keys = npt.NDArray[np.uint64]
 Fetch = Callable[[int, threading.Event | None], list[Reply]]
 """The rows from this offset up to the next range's; the event is set where they are no longer wanted."""
 
 
-def pull_day(api: AhtApi, day: Day, sink: PageSink, now: datetime | None = None) -> DayPull:
-    """Read a whole day, closed in its half-open window, into `sink`, proved complete.
+class PageSink(Protocol):
+    """Takes the pages of a walk, in order, and can forget those of a walk that proved nothing."""
 
-    The window is asked for with both edges in: rows that closed on an edge may belong to a neighbour.
-    Raises Unproved when the segments do not add up, Forgotten when the API refuses the day as too old, NotBelieved
-    when it answers with nothing for a day that it may have forgotten, ApiError when a request fails for good.
-    """
-    pulled_at = now or datetime.now(UTC)
-    in_doubt = day.memory_in_doubt(pulled_at)
-    try:
-        proof = prove(api, SegmentQuery(day.window), sink)
-    except Refused as refused:
-        if _speaks_of_age(refused, in_doubt):
-            raise Forgotten(
-                f"{day}: the API no longer holds this day, it remembers one month ({refused}). If the archive has it, "
-                f"load it with: aht-pipeline load --from {day} --to {day} --replay"
-            ) from None
-        raise
-    if in_doubt and proof.reported == 0:
-        raise NotBelieved(
-            f"{day}: the API answered with no segments, but the day is older than 27 days and may be forgotten, so "
-            f"that is no proof. If the archive has it, load it with: aht-pipeline load --from {day} --to {day} --replay"
-        )
-    return DayPull(
-        account_id=api.account_id,
-        day=day,
-        pulled_at=pulled_at,
-        reported=proof.reported,
-        rows=proof.rows,
-        content_sha256=proof.content_sha256,
-        requests=proof.requests,
-        retries=proof.retries,
-    )
+    def write(self, page: bytes) -> None:
+        """Keep one page, exactly as the API sent it."""
+
+    def mark(self) -> int:
+        """The place after the last page, for `rewind`."""
+
+    def rewind(self, mark: int) -> None:
+        """Forget every page written since `mark`."""
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What one or more walks read of a window, and what they took. Concatenated, proofs of parts prove the whole.
+class Cut:
+    """Where a window can be cut in two, between rows that were read.
 
-    count: the total that the API reported; None in the older form of the reply.
+    at_ms: a moment at which none of the rows beside it closed, epoch milliseconds.
+    rows: how many of the rows that were read lie before and behind it, if these came in the order of their closes.
     """
 
-    keys: tuple[Keys, ...] = ()
-    contents: tuple[Keys, ...] = ()
-    count: int | None = None
-    requests: int = 0
-    retries: int = 0
-
-    @property
-    def rows(self) -> int:
-        return sum(len(keys) for keys in self.keys)
-
-    @cached_property
-    def reported(self) -> int:
-        return len(_distinct(self.keys))
-
-    @property
-    def content_sha256(self) -> str:
-        return hashlib.sha256(_distinct(self.contents).tobytes()).hexdigest()
-
-
-def prove(api: AhtApi, query: SegmentQuery, sink: PageSink) -> Proof:
-    """Read the query's window into `sink` until it is proved complete.
-
-    Walk it; where the walk proves nothing, walk it again, three times; then prove each half likewise, depth-first,
-    down to windows of one page. Raises Unproved for the first window that can't be proved.
-    """
-    spent = _Spent()
-    previous: _Walk | None = None
-    for _ in range(_WALKS):
-        mark = sink.mark()
-        walk = _walk(api, query, sink)
-        spent.add(walk)
-        if walk.proves_itself or (previous and walk.repeats(previous)):
-            return replace(walk.proof(), requests=spent.requests, retries=spent.retries)
-        sink.rewind(mark)
-        previous = walk
-    halves = query.window.halves()
-    if walk.is_one_page(api.page_size) or halves is None:
-        raise Unproved(
-            f"the segments closed from {query.window} do not add up after {_WALKS} walks: {walk.figures()}. "
-            "Load the day again later; if it stays so, ask LivePerson"
-        )
-    parts = [prove(api, replace(query, window=half), sink) for half in halves]
-    return Proof(
-        keys=tuple(keys for part in parts for keys in part.keys),
-        contents=tuple(contents for part in parts for contents in part.contents),
-        requests=spent.requests + sum(part.requests for part in parts),
-        retries=spent.retries + sum(part.retries for part in parts),
-    )
+    at_ms: int
+    rows: tuple[int, int]
 
 
 @dataclass
-class _Spent:
-    requests: int = 0
-    retries: int = 0
+class Walk:
+    """What one walk over a window saw.
 
-    def add(self, walk: _Walk) -> None:
-        self.requests += walk.requests
-        self.retries += walk.retries
-
-
-@dataclass
-class _Walk:
-    """What one walk over a window saw."""
+    count: the total that the API reported, by whichever page said it first; None where none did.
+    moved_to: another total that a later page reported.
+    ends: why the API pages no further than it has, where that is known; empty where it may.
+    dry_at: how many rows had come when a page without any came before the count was reached.
+    contents: as `keys`, of the exact rows. closes_ms: of the first and the last row of each page, as far as readable.
+    """
 
     count: int | None = None
     moved_to: int | None = None
+    ends: str = ""
+    dry_at: int | None = None
     pages: int = 0
     requests: int = 0
     retries: int = 0
     keys: list[Keys] = field(default_factory=list)
     contents: list[Keys] = field(default_factory=list)
+    closes_ms: list[tuple[int, int] | None] = field(default_factory=list)
 
     def see(self, reply: Reply) -> None:
-        if self.pages == 0:
-            self.count = reply.page.count
-        elif reply.page.count != self.count:
-            self.moved_to = reply.page.count if reply.page.count is not None else -1
+        page = reply.page
+        self._hear(page.count if page.segments or self.pages == 0 or page.count else None)
         self.pages += 1
         self.requests += reply.requests
         self.retries += reply.requests - 1
-        self.keys.append(segment_keys(reply.body, reply.page))
-        self.contents.append(content_keys(reply.page))
+        if not page.segments:
+            if self.count is not None and self.rows < self.count:
+                self.dry_at = self.rows
+            return
+        self.keys.append(segment_keys(reply.body, page))
+        self.contents.append(content_keys(page))
+        first, last = close_ms(page.segments[0]), close_ms(page.segments[-1])
+        self.closes_ms.append(None if first is None or last is None else (first, last))
+
+    def _hear(self, count: int | None) -> None:
+        """Where a page says no count, the one that is known stays; a later page without rows says none by 0, too."""
+        if self.count is None:
+            self.count = count
+        elif count not in (None, self.count):
+            self.moved_to = count
 
     @property
     def rows(self) -> int:
-        return sum(len(keys) for keys in self.keys)
+        return sum(map(len, self.keys))
 
     @property
     def served(self) -> int:
         """Replies that held any rows."""
-        return sum(len(keys) > 0 for keys in self.keys)
+        return len(self.keys)
 
     @property
-    def proves_itself(self) -> bool:
-        """The count stood still and every segment of it is here; in a single reply, as many rows as it counts."""
-        if self.count is None or self.moved_to is not None:
-            return False
-        return self.count == (self.rows if self.served <= 1 else len(_distinct(self.keys)))
+    def is_over(self) -> bool:
+        """Whether nothing that comes now can make this walk add up."""
+        return self.moved_to is not None or self.dry_at is not None
 
-    def repeats(self, previous: _Walk) -> bool:
-        """Two walks without a count that saw the same."""
-        uncounted = all(walk.count is None and walk.moved_to is None for walk in (self, previous))
-        return uncounted and np.array_equal(_distinct(self.contents), _distinct(previous.contents))
+    @cached_property
+    def distinct(self) -> int:
+        """Segments that were read; asked for when all are."""
+        return len(distinct(self.keys))
+
+    @property
+    def adds_up(self) -> bool:
+        """The count stood still and every segment of it is here; in a single reply, as many rows as it counts."""
+        if self.count is None or self.moved_to is not None or self.ends:
+            return False
+        return self.count == (self.rows if self.served <= 1 else self.distinct)
+
+    def is_repeated_by(self, *walks: Walk) -> bool:
+        """Whether these together saw exactly the same rows, and no count that any of them heard of says otherwise."""
+        if any(walk.ends or (walk.count is not None and not walk.adds_up) for walk in (self, *walks)):
+            return False
+        again = [contents for walk in walks for contents in walk.contents]
+        return np.array_equal(distinct(self.contents), distinct(again))
 
     def is_one_page(self, page_size: int) -> bool:
         """Whether one reply holds all there is to read, by size and by what was served: no half of it can do better."""
         return self.served <= 1 and (self.rows if self.count is None else self.count) <= page_size
 
+    def cut(self, window: Window) -> Cut | None:
+        """The best place to cut the window near the middle of what was read; None where all of it closed at one moment.
+
+        Between two pages first: there, rows in the order of their closes leave no doubt on which side each lies.
+        """
+        within = [(number, *page) for number, page in enumerate(self.closes_ms) if page]
+        between = [(after[0], page[-1], after[1]) for page, after in pairwise(within) if after[0] - page[0] == 1]
+        for gaps in (between, within):
+            for number, one_ms, other_ms in sorted(gaps, key=lambda gap: abs(2 * gap[0] - self.served)):
+                at_ms = _between(one_ms, other_ms)
+                if at_ms is not None and window.start_ms < at_ms < window.end_ms:
+                    before = sum(map(len, self.keys[:number]))
+                    behind = self.rows - before
+                    return Cut(at_ms, (before, behind) if one_ms < other_ms else (behind, before))
+        return None
+
     def figures(self) -> str:
-        seen = f"{len(_distinct(self.keys))} distinct segments in {self.rows} rows"
+        seen = f"{self.distinct} distinct segments in {self.rows} rows"
         if self.moved_to is not None:
             return f"{seen}, while the reported count moved from {self.count} to {self.moved_to}"
         if self.count is None:
             return f"{seen}, other ones in each walk, and the reply has no count"
         return f"{seen}, while the API reports {self.count}"
 
-    def proof(self) -> Proof:
-        return Proof(tuple(self.keys), tuple(self.contents), self.count)
 
+def walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> Walk:
+    """Walk the query's window once, its pages into `sink`: as far as the count goes, else to an empty page.
 
-def _walk(api: AhtApi, query: SegmentQuery, sink: PageSink) -> _Walk:
-    """One walk: the first page says the count, and the others are kept in their order."""
-    walk = _Walk()
+    Ends early where it cannot add up any more. Where the API is known to page no further than this window's count goes,
+    nothing but the first page is asked for.
+    """
+    seen = Walk()
     asked_at = time.monotonic()
     first = api.page(query, 0)
     is_near = time.monotonic() - asked_at < _NEAR_S
-    _keep(walk, first, sink)
-    if walk.count is None:
-        rest = _uncounted_rest(api, query, first)
+    _keep(seen, first, sink)
+    if seen.is_over:
+        return seen
+    if seen.count is None:
+        rest = _uncounted_rest(api, query, first, seen)
+    elif api.reach is not None and seen.count >= api.reach.rows:
+        seen.ends = api.reach.why
+        return seen
     else:
-        rest = _counted_rest(api, query, first, walk.count, is_near)
+        rest = _counted_rest(api, query, first, seen.count, is_near)
     with closing(rest):  # its threads end with the walk, also where the sink fails
-        for reply in rest:
-            _keep(walk, reply, sink)
-            if walk.moved_to is not None:
-                break
-    return walk
+        try:
+            for reply in rest:
+                _keep(seen, reply, sink)
+                if seen.is_over:
+                    break
+        except _PagingEnds as end:
+            api.learn_reach(end.offset, str(end))
+            seen.ends = str(end)
+    return seen
 
 
-def _keep(walk: _Walk, reply: Reply, sink: PageSink) -> None:
-    walk.see(reply)
+def distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
+    """Sorted. np.unique would hash them first, which takes ten times as long."""
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *keys]))
+    is_first = np.ones(len(ordered), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first]
+
+
+def _between(one_ms: int, other_ms: int) -> int | None:
+    """A moment between these two, a whole second where there is one."""
+    low, high = sorted((one_ms, other_ms))
+    whole_second = (low // 1000 + 1) * 1000
+    if whole_second < high:
+        return whole_second
+    return low + 1 if low + 1 < high else None
+
+
+def _keep(seen: Walk, reply: Reply, sink: PageSink) -> None:
+    seen.see(reply)
     sink.write(reply.body)
 
 
-def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply) -> Generator[Reply]:
-    """The older form of the reply names no count: the next page, until an empty one."""
+def _uncounted_rest(api: AhtApi, query: SegmentQuery, first: Reply, seen: Walk) -> Generator[Reply]:
+    """The first page names no count, as in the older form of the reply: the next page, until an empty one.
+
+    Where a later page names one after all, no further than that.
+    """
     reply, offset = first, 0
-    seen: set[int] = set()
+    known: set[int] = set()
     while reply.page.segments:
         offset += len(reply.page.segments)
-        seen.update(content_keys(reply.page).tolist())
-        reply = api.page(query, offset)
-        if reply.page.segments and offset >= 2 * len(seen):
+        if offset == seen.count and offset % api.page_size:
+            return
+        known.update(content_keys(reply.page).tolist())
+        reply = _later_page(api, query, offset)
+        if reply.page.segments and offset >= 2 * len(known):
             raise ApiError(f"the API sends the same segments again and again, at offset {offset} too: it ignores it")
         yield reply
 
@@ -251,7 +250,7 @@ def _counted_rest(api: AhtApi, query: SegmentQuery, first: Reply, count: int, is
         yield from _while_near(fetch, starts)
     yield from _several_at_once(fetch, starts, api.concurrency)
     if count and count % step == 0:
-        yield api.page(query, count)
+        yield _later_page(api, query, count)
 
 
 def _while_near(fetch: Fetch, starts: Iterator[int]) -> Generator[Reply]:
@@ -294,7 +293,7 @@ def _range_of_pages(
     replies: list[Reply] = []
     try:
         while start < end:
-            reply = api.page(query, start, None if is_last else end - start, abandon)
+            reply = _later_page(api, query, start, None if is_last else end - start, abandon)
             replies.append(reply)
             if not reply.page.segments:
                 break
@@ -304,6 +303,23 @@ def _range_of_pages(
             abandon.set()
         raise
     return replies
+
+
+class _PagingEnds(Exception):
+    """The API refused a page that is not the window's first: it took the query, so it is the offset that it refused."""
+
+    def __init__(self, offset: int, refused: Refused) -> None:
+        super().__init__(str(refused))
+        self.offset = offset
+
+
+def _later_page(
+    api: AhtApi, query: SegmentQuery, offset: int, limit: int | None = None, abandon: threading.Event | None = None
+) -> Reply:
+    try:
+        return api.page(query, offset, limit, abandon)
+    except Refused as refused:
+        raise _PagingEnds(offset, refused) from None
 
 
 @contextmanager
@@ -316,17 +332,3 @@ def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]
     finally:
         abandon.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _distinct(keys: list[Keys] | tuple[Keys, ...]) -> Keys:
-    """Sorted. np.unique would hash them first, which takes ten times as long."""
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *keys]))
-    is_first = np.ones(len(ordered), np.bool_)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    return ordered[is_first]
-
-
-def _speaks_of_age(refused: Refused, in_doubt: bool) -> bool:
-    """Whether a 400 says that the window begins too far back: its wording is not documented, the name `from` is."""
-    of_the_start = [cause for cause in refused.causes if re.match(r"\s*from", cause, re.IGNORECASE)]
-    return any(in_doubt or _AGE.search(cause) for cause in of_the_start)
