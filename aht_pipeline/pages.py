@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,8 @@ from aht_pipeline.errors import AhtError
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SPACE = frozenset(" \t\n\r")
 _64_BITS = (1 << 64) - 1
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_T = TypeVar("_T")
 
 
 class PageError(AhtError):
@@ -31,21 +33,35 @@ class Timeframe(msgspec.Struct):
     endTimeL: int | str | None = None  # noqa: N815
 
 
-class Pagination(msgspec.Struct):
-    count: int | None = None
+class _Pagination(msgspec.Struct):
+    count: _Count | None = None
 
 
-class Page(msgspec.Struct):
+_NULL = msgspec.Raw(b"null")
+
+
+class Page(msgspec.Struct, rename={"sent_timeframe": "timeframe", "sent_pagination": "pagination"}):
     """The envelope of a reply; each segment stays the bytes that the API sent."""
 
     segments: list[msgspec.Raw]
-    timeframe: Timeframe | None = None
-    pagination: Pagination | None = None
+    sent_timeframe: msgspec.Raw = _NULL
+    sent_pagination: msgspec.Raw = _NULL
+
+    @property
+    def timeframe(self) -> Timeframe | None:
+        """The window that the reply says it is for; None where it names none that can be read."""
+        return _value(self.sent_timeframe, _timeframe_decoder)
 
     @property
     def count(self) -> int | None:
-        """The total that the reply claims for the query; None in the older form of the reply."""
-        return self.pagination.count if self.pagination else None
+        """The total that the reply claims for the query, in segments; None where it claims none.
+
+        So does the older form of the reply, which has no pagination. Whatever else stands there and is no whole number
+        from 0 on claims nothing either, and neither does a 0 beside segments.
+        """
+        pagination = _value(self.sent_pagination, _pagination_decoder)
+        count = pagination.count if pagination else None
+        return None if count == 0 and self.segments else count
 
 
 class _Identified(msgspec.Struct, gc=False):
@@ -65,7 +81,9 @@ class _PerhapsClosed(msgspec.Struct):
     endTimeL: Any = None  # noqa: N815
 
 
-_page_decoder = msgspec.json.Decoder(Page, strict=False)
+_page_decoder = msgspec.json.Decoder(Page)
+_timeframe_decoder = msgspec.json.Decoder(Timeframe | None, strict=False)  # not strict: numbers may come as text
+_pagination_decoder = msgspec.json.Decoder(_Pagination | None, strict=False)
 _ids_decoder = msgspec.json.Decoder(_Ids)
 _close_decoder = msgspec.json.Decoder(_PerhapsClosed)
 
@@ -146,6 +164,14 @@ def _key_of(raw: msgspec.Raw) -> int:
     return hash(segment_id) & _64_BITS if is_usable_id(segment_id) else xxhash.xxh3_64_intdigest(raw)
 
 
+def _value(sent: msgspec.Raw, decoder: msgspec.json.Decoder[_T | None]) -> _T | None:
+    """What was sent, where it is what the decoder reads; else None."""
+    try:
+        return decoder.decode(sent)
+    except _UNREADABLE:
+        return None
+
+
 def _keys(keys: Iterable[int]) -> npt.NDArray[np.uint64]:
     return np.fromiter(keys, np.uint64)
 
@@ -163,14 +189,16 @@ def _read_row_by_row(body: bytes) -> Page | None:
             if name == "segments":
                 envelope[name], at = _rows(text, _skip(text, at, "["), decode)
             else:
-                envelope[name], at = decode(text, at)
+                start = at
+                _, at = decode(text, at)
+                envelope[name] = msgspec.Raw(text[start:at].encode())
             at = _skip(text, at)
             if text[at] == "}":
                 break
             at = _skip(text, at, ",")
         if _skip(text, at, "}") != len(text):
             return None
-        return msgspec.convert(envelope, Page, strict=False)
+        return msgspec.convert(envelope, Page)
     except (ValueError, IndexError, RecursionError):  # msgspec.ValidationError is a ValueError
         return None
 

@@ -263,8 +263,7 @@ def test_short_pages_are_followed_to_the_count(reading: Reading, pages: Pages) -
 
     pull = pull_day(reading.api(sim, page_size=10), DAY, pages, NOW)
 
-    assert offsets(sim)[:9] == sorted(offsets(sim)[:9])
-    assert len(windows(sim)) == 3, "the day once, and the counts of its two parts"
+    assert (len(windows(sim)), offsets(sim).count(0)) == (3, 3), "the day is walked once, its parts' counts are asked for"
     assert sorted(pages.ids) == sorted(ids(rows))
     assert (pull.reported, pull.rows) == (25, 25)
 
