@@ -263,7 +263,7 @@ def test_short_pages_are_followed_to_the_count(reading: Reading, pages: Pages) -
 
     pull = pull_day(reading.api(sim, page_size=10), DAY, pages, NOW)
 
-    assert (len(windows(sim)), offsets(sim).count(0)) == (3, 3), "the day is walked once, its parts' counts are asked for"
+    assert (len(windows(sim)), offsets(sim).count(0)) == (3, 3), "the day once, its parts' counts beside it"
     assert sorted(pages.ids) == sorted(ids(rows))
     assert (pull.reported, pull.rows) == (25, 25)
 

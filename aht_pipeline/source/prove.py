@@ -111,11 +111,8 @@ class _Prover:
         """The walk over the whole, where the window's two parts have no more than it; else what proves these."""
         cut = whole.cut(query.window)
         if cut is None:
-            raise _unproved(
-                query.window,
-                "all closed at once, so what the API reports of them cannot be compared with what it reports of parts: "
-                f"{whole.figures()}",
-            )
+            self._sink.rewind(mark)
+            return self._proved_around_its_middle(query, whole)
         if self._parts_hold_as_much(query, whole, cut):
             return [whole]
         self._sink.rewind(mark)
@@ -151,15 +148,18 @@ class _Prover:
         return None
 
     def _proved_around_its_middle(self, query: SegmentQuery, whole: Walk) -> list[Walk]:
-        """The parts of a window that does not add up: before and behind the middle of the rows that were read."""
+        """The parts of a window, before and behind the middle of the rows that were read, in place of the whole."""
         cut = whole.cut(query.window)
-        if whole.is_one_page(self._api.page_size) or not whole.closes_ms:
-            raise _unproved(query.window, f"do not add up after {_WALKS} walks: {whole.figures()}")
-        if cut is None:
+        if cut is None and whole.closed_at_once:
             raise _unproved(
-                query.window, f"all closed at once, so no part of them can be read by itself: {whole.figures()}"
+                query.window,
+                "all closed at once, so they cannot be read in parts, and as a whole they are not proved: "
+                f"{whole.figures()}",
             )
-        return self._proved_in_parts(query, query.window.cut(cut.at_ms))
+        parts = query.window.cut(cut.at_ms) if cut else query.window.halves()
+        if parts is None or whole.is_one_page(self._api.page_size):
+            raise _unproved(query.window, f"do not add up after {_WALKS} walks: {whole.figures()}")
+        return self._proved_in_parts(query, parts)
 
     def _proved_by_halves(self, query: SegmentQuery, whole: Walk) -> list[Walk]:
         """By time, as only the rows of some pages are known, and the others may lie anywhere."""

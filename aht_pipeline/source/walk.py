@@ -119,18 +119,30 @@ class Walk:
         return len(distinct(self.keys))
 
     @property
+    def _counted(self) -> int:
+        return self.rows if self.served <= 1 else self.distinct
+
+    @property
     def adds_up(self) -> bool:
         """The count stood still and every segment of it is here; in a single reply, as many rows as it counts."""
-        if self.count is None or self.moved_to is not None or self.ends:
-            return False
-        return self.count == (self.rows if self.served <= 1 else self.distinct)
+        return self.count is not None and self.count == self._counted and self.moved_to is None and not self.ends
 
     def is_repeated_by(self, *walks: Walk) -> bool:
-        """Whether these together saw exactly the same rows, and no count that any of them heard of says otherwise."""
-        if any(walk.ends or (walk.count is not None and not walk.adds_up) for walk in (self, *walks)):
-            return False
+        """Whether these together saw exactly the same rows, each of them as many segments as it was told of or served.
+
+        Where no count is said, the rows are one: each that changed places and was missed had another served twice.
+        """
+        for one in (self, *walks):
+            if not (one.adds_up if one.count is not None else one._counted == one.rows and not one.ends):
+                return False
         again = [contents for walk in walks for contents in walk.contents]
         return np.array_equal(distinct(self.contents), distinct(again))
+
+    @property
+    def closed_at_once(self) -> bool:
+        """Whether the rows of all pages, and not only of those that came, closed at one moment."""
+        all_came = self.rows == self.count if self.count is not None else not self.ends
+        return all_came and len({moment_ms for closes in self.closes_ms for moment_ms in closes or (None,)}) == 1
 
     def is_one_page(self, page_size: int) -> bool:
         """Whether one reply holds all there is to read, by size and by what was served: no half of it can do better."""
