@@ -342,6 +342,12 @@ def test_what_kubernetes_sets_for_services_and_what_is_anothers_is_not_told(vari
     assert given_variables().unknown == []
 
 
+def test_a_value_that_was_written_into_a_name_is_not_told(tmp_path: Path) -> None:
+    done = Outside(tmp_path, {"LIVEPERSON_CLIENT_SECRET:the-secret": "x"}).run("down")
+    assert "LIVEPERSON_CLIENT_SECRET… is no variable" in done.stderr
+    assert "the-secret" not in done.stderr
+
+
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Pacific/Pago_Pago"])
 def test_a_start_date_after_today_is_refused_and_today_is_not(variables: pytest.MonkeyPatch, zone: str) -> None:
     today = datetime.now(ZoneInfo(zone)).date()
@@ -380,6 +386,40 @@ def test_a_command_with_a_wrong_setting_does_nothing_and_exits_2(
     assert "the-secret" not in done.stdout + done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("demo", "up", "down", "migrate", "load", "status", "doctor", "psql", "segments"),
+        *("report --html page.html", "export --profile generic"),
+    ],
+)
+def test_every_command_tells_what_is_misspelt_once_and_before_it_refuses_anything(tmp_path: Path, command: str) -> None:
+    (tmp_path / ".env").write_text("aht_timezne=the-secret\nWAREHOUSE_ULR=the-secret\nAHT_PAGE_SIZE=0\n")
+    outside = Outside(tmp_path, {"WAREHOUSE_ULR": "the-secret", "WAREHOUSE_SERVICE_HOST": "10.0.0.1"})
+    done = outside.run(*command.split(), exit_code=2)
+    assert done.stdout == ""
+    told, also_told, refused = done.stderr.splitlines()
+    no_variable = "is no variable of aht-pipeline, and is not used: did you mean"
+    assert told == f"aht-pipeline: WAREHOUSE_ULR {no_variable} WAREHOUSE_URL?"
+    assert also_told == f"aht-pipeline: aht_timezne {no_variable} AHT_TIMEZONE?"
+    assert "AHT_PAGE_SIZE" in refused
+
+
+def test_the_demo_says_what_was_set_in_vain_and_what_is_missing(tmp_path: Path) -> None:
+    usual = {"AHT_HOME": "home", "AHT_PAGE_SIZE": "500", "AHT_SCHEDULE": "15 3 * * *"}  # as it is there anyway
+    outside = Outside(tmp_path, usual)
+    demo = f"no LivePerson credentials and no WAREHOUSE_URL are set: using the demo at {tmp_path}/home/demo"
+    assert outside.run("down").stderr == f"aht-pipeline: {demo}\n"
+    assert outside.run("down", LIVEPERSON_ACCOUNT_ID="123", AHT_TIMEZONE="Europe/London").stderr == (
+        f"aht-pipeline: {demo}; LIVEPERSON_ACCOUNT_ID and AHT_TIMEZONE are set, but not used on the demo: "
+        "to leave it, set LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET, or WAREHOUSE_URL and AHT_START_DATE\n"
+    )
+    assert outside.run("down", AHT_START_DATE="2026-01-01").stderr == (
+        f"aht-pipeline: {demo}; AHT_START_DATE is set, but not used on the demo: to leave it, set "
+        "LIVEPERSON_ACCOUNT_ID, LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET, or WAREHOUSE_URL\n"
+    )
 
 
 def test_without_credentials_and_warehouse_everything_is_the_demos(
