@@ -19,7 +19,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     SecretStr,
     ValidationError,
     field_validator,
@@ -126,9 +125,9 @@ def _postgres(value: SecretStr) -> SecretStr:
 
 
 def _path(value: str) -> str:
-    """One that is meant as it stands. `${HOME}` would be the name of a folder."""
-    if re.search(r"\$\{\w+", value):
-        raise ValueError("holds ${…}, in whose place nothing is put: write the path out (~ is the home folder)")
+    """One that is meant as it stands: `$HOME` would be the name of a folder."""
+    if re.search(r"\$\{\w+|(^|/)\$\w+(/|$)", value):
+        raise ValueError("holds a $NAME, in whose place nothing is put: write the path out (~ is the home folder)")
     return value
 
 
@@ -173,16 +172,19 @@ def _cron(value: str) -> str:
     return value
 
 
-def _whole(value: str) -> str:
-    if not re.fullmatch(r"[0-9]+", value):
-        raise ValueError("must be a whole number, in digits alone")
-    return value
+def _whole(lowest: int, highest: int) -> BeforeValidator:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
+            raise ValueError(f"must be a whole number from {lowest} to {highest}")
+        return int(value)
+
+    return BeforeValidator(read)
 
 
-def _percent(value: str) -> str:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+def _percent(value: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) or float(value) > 100:
         raise ValueError("must be a number from 0 to 100, written as 5 or 0.5")
-    return value
+    return float(value)
 
 
 def _switch(value: str) -> bool:
@@ -224,13 +226,13 @@ class Variables(BaseModel):
     liveperson_api_url: Annotated[str, AfterValidator(_base)] | None = None
     liveperson_domain_api_url: Annotated[str, AfterValidator(_base)] = "https://api.liveperson.net"
     aht_source: Annotated[str, AfterValidator(_identifier)] = "aht_pipeline"
-    aht_page_size: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=500)] = 500
-    aht_concurrency: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=64)] = 4
+    aht_page_size: Annotated[int, _whole(1, 500)] = 500
+    aht_concurrency: Annotated[int, _whole(1, 64)] = 4
     aht_start_date: Annotated[date, BeforeValidator(_day), AfterValidator(_possible_start)] | None = None
     aht_timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    aht_lookback_days: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=27)] = 3
+    aht_lookback_days: Annotated[int, _whole(1, 27)] = 3
     aht_schedule: Annotated[str, AfterValidator(_cron)] = "15 3 * * *"
-    aht_max_rejected_percent: Annotated[float, BeforeValidator(_percent), Field(ge=0, le=100)] = 5
+    aht_max_rejected_percent: Annotated[float, BeforeValidator(_percent)] = 5
     aht_agent_names: Annotated[bool, BeforeValidator(_switch)] = True
     aht_home: Annotated[Path, BeforeValidator(_folder)] = Path(".aht")
     aht_archive_url: Annotated[str, AfterValidator(_archive)] | None = None

@@ -62,10 +62,13 @@ def read(variables: pytest.MonkeyPatch, **values: str) -> Settings:
         ("AHT_START_DATE", {"AHT_START_DATE": "2026-02-30"}),
         ("AHT_START_DATE", {"AHT_START_DATE": "2026-06-31"}),
         ("AHT_START_DATE", {"AHT_START_DATE": "٢٠٢٦-٠١-٠١"}),
-        *(("AHT_PAGE_SIZE", {"AHT_PAGE_SIZE": value}) for value in ("5e2", "5_00", "+500", "500.0", "0x1F", "-1")),
+        *(
+            ("AHT_PAGE_SIZE", {"AHT_PAGE_SIZE": value})
+            for value in ("9" * 5000, "5e2", "5_00", "+500", "500.0", "0x1F", "-1")
+        ),
         *(
             ("AHT_MAX_REJECTED_PERCENT", {"AHT_MAX_REJECTED_PERCENT": value})
-            for value in ("5%", "nan", "inf", "5_0", "1e1", "5,5", "-0")
+            for value in ("100.1", "5%", "nan", "inf", "5_0", "1e1", "5,5", "-0")
         ),
         *(("AHT_AGENT_NAMES", {"AHT_AGENT_NAMES": value}) for value in ("none", "2", "disabled")),
         *(
@@ -74,6 +77,7 @@ def read(variables: pytest.MonkeyPatch, **values: str) -> Settings:
         ),
         ("AHT_SCHEDULE", {"AHT_SCHEDULE": "@daily"}),
         ("AHT_HOME", {"AHT_HOME": "${HOME}/aht"}),
+        ("AHT_HOME", {"AHT_HOME": "$HOME/aht"}),
         ("AHT_HOME", {"AHT_HOME": "file:///var/lib/aht"}),
         ("DAGSTER_HOME", {"DAGSTER_HOME": "${HOME}/dagster"}),
         ("AHT_ARCHIVE_URL", {"AHT_ARCHIVE_URL": "${HOME:-/tmp}/archive"}),
