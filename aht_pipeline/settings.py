@@ -7,17 +7,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
-from zoneinfo import ZoneInfo
+from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
 from aht_pipeline.days import yesterday
+from aht_pipeline.environment import Given, read_given, refuse_unseen
 from aht_pipeline.errors import SettingsError
 
 DEMO_ACCOUNT = "demo"
@@ -26,6 +35,7 @@ _DEFAULT_START = timedelta(days=27)  # before the first start: what the API stil
 _OBJECT_STORES = ("s3", "gs", "az", "file")
 _SECRET_PARAMETERS = {"password", "sslpassword", "oauth_client_secret"}
 _CRON_FIELDS = 5
+_NO_ZONES = ("localtime", "factory")  # files beside those of zones: whatever this machine's is, and none at all
 _FIRST_YEAR = 2000  # long before there was such an API; every day since the start date is looked at
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 
@@ -114,7 +124,21 @@ def _postgres(value: SecretStr) -> SecretStr:
     return value
 
 
+def _path(value: str) -> str:
+    """One that is meant as it stands: `$HOME` would be the name of a folder."""
+    if re.search(r"\$\{\w+|(^|/)\$\w+(/|$)", value):
+        raise ValueError("holds a $NAME, in whose place nothing is put: write the path out (~ is the home folder)")
+    return value
+
+
+def _folder(value: str) -> str:
+    if "://" in value:
+        raise ValueError("must be a folder of this machine, as a path")
+    return _path(value)
+
+
 def _archive(value: str) -> str:
+    _path(value)
     scheme, separator, _ = value.partition("://")
     if re.match(r"[A-Za-z0-9]+:(?!//)", value):
         raise ValueError("must be a folder, or the URL of an object store with :// in it")
@@ -130,11 +154,12 @@ def _archive(value: str) -> str:
 
 
 def _zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (KeyError, ValueError, OSError):  # not found, not a name, a folder of names
-        raise ValueError(f"{value!r} is no known time zone: use an IANA name such as Europe/London") from None
-    return value
+    """The zone's name as IANA writes it: only some file systems would find it in another case."""
+    for names in (lambda: (files("tzdata") / "zones").read_text().split(), available_timezones):  # the latter is slow
+        for name in names():
+            if name.lower() == value.lower() and name.lower() not in _NO_ZONES:
+                return name
+    raise ValueError(f"{value!r} is no known time zone: use an IANA name such as Europe/London")
 
 
 def _cron(value: str) -> str:
@@ -147,11 +172,37 @@ def _cron(value: str) -> str:
     return value
 
 
-def _day(value: object) -> object:
+def _whole(lowest: int, highest: int) -> BeforeValidator:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
+            raise ValueError(f"must be a whole number from {lowest} to {highest}")
+        return int(value)
+
+    return BeforeValidator(read)
+
+
+def _percent(value: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) or float(value) > 100:
+        raise ValueError("must be a number from 0 to 100, written as 5 or 0.5")
+    return float(value)
+
+
+def _switch(value: str) -> bool:
+    if value.lower() in ("on", "true", "yes", "1"):
+        return True
+    if value.lower() in ("off", "false", "no", "0"):
+        return False
+    raise ValueError("must be on or off")
+
+
+def _day(value: str) -> date:
     """Only as it is documented: else a number would be taken for seconds since 1970."""
-    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("must be a day, written as 2026-11-20")
-    return value
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value} is in no calendar: it must be a day, written as 2026-11-20") from None
 
 
 def _possible_start(value: date) -> date:
@@ -160,12 +211,10 @@ def _possible_start(value: date) -> date:
     return value
 
 
-class Variables(BaseSettings):
-    """The environment variables as they are set, each checked by itself. An empty value counts as unset."""
+class Variables(BaseModel):
+    """The variables by their names in lower case, each checked by itself."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     liveperson_account_id: Annotated[str, AfterValidator(_account)] | None = None
     liveperson_client_id: str | None = None
@@ -177,21 +226,23 @@ class Variables(BaseSettings):
     liveperson_api_url: Annotated[str, AfterValidator(_base)] | None = None
     liveperson_domain_api_url: Annotated[str, AfterValidator(_base)] = "https://api.liveperson.net"
     aht_source: Annotated[str, AfterValidator(_identifier)] = "aht_pipeline"
-    aht_page_size: Annotated[int, Field(ge=1, le=500)] = 500
-    aht_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    aht_page_size: Annotated[int, _whole(1, 500)] = 500
+    aht_concurrency: Annotated[int, _whole(1, 64)] = 4
     aht_start_date: Annotated[date, BeforeValidator(_day), AfterValidator(_possible_start)] | None = None
     aht_timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    aht_lookback_days: Annotated[int, Field(ge=1, le=27)] = 3
+    aht_lookback_days: Annotated[int, _whole(1, 27)] = 3
     aht_schedule: Annotated[str, AfterValidator(_cron)] = "15 3 * * *"
-    aht_max_rejected_percent: Annotated[float, Field(ge=0, le=100)] = 5
-    aht_agent_names: Literal["on", "off"] = "on"
-    aht_home: Path = Path(".aht")
+    aht_max_rejected_percent: Annotated[float, BeforeValidator(_percent)] = 5
+    aht_agent_names: Annotated[bool, BeforeValidator(_switch)] = True
+    aht_home: Annotated[Path, BeforeValidator(_folder)] = Path(".aht")
     aht_archive_url: Annotated[str, AfterValidator(_archive)] | None = None
     warehouse_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
     warehouse_admin_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
-    dagster_home: Path | None = None
+    dagster_home: Annotated[Path, BeforeValidator(_folder)] | None = None
     aht_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_https)] | None = None
     aht_ui_url: Annotated[str, AfterValidator(_web)] | None = None
+
+    _seen = field_validator("*", mode="before")(refuse_unseen)  # comes before all others
 
     @property
     def names_credentials(self) -> bool:
@@ -242,6 +293,8 @@ class Settings:
     ui_url: str | None
     environment: Mapping[str, str] = field(repr=False)
     """The variables that give a process in any directory these same settings."""
+    unused: tuple[str, ...] = ()
+    """The variables that are set, and of which the demo makes no use."""
 
     @property
     def start_date(self) -> date:
@@ -260,12 +313,14 @@ class Settings:
 
     def _remembered_start_date(self) -> date:
         try:
-            return date.fromisoformat(self._start_date_file.read_text().strip())
+            day = date.fromisoformat(self._start_date_file.read_text().strip())
         except ValueError:
             raise SettingsError(
                 f"{self._start_date_file} holds no day: write the first day to load into it, as 2026-11-20, or set "
                 "AHT_START_DATE"
             ) from None
+        _refuse_a_day_to_come(str(self._start_date_file), day, self.timezone)
+        return day
 
     @property
     def _start_date_file(self) -> Path:
@@ -286,36 +341,51 @@ class Settings:
         return self.keys
 
 
-def read_settings() -> Settings:
-    """The settings of the environment and of `.env` in the working directory.
+def given_variables() -> Given:
+    """What is set, in the environment and in `.env` of the working directory. Raises SettingsError as `read_given`."""
+    return read_given(Variables.model_fields)
+
+
+def read_settings(given: Given | None = None) -> Settings:
+    """The settings of what is set: of `given`, where it was read before.
 
     With neither LivePerson credentials nor WAREHOUSE_URL: those of the demo. Raises SettingsError, naming the variable.
     """
-    variables = read_variables()
-    if not variables.names_credentials and variables.warehouse_url is None:
-        return _demo(variables)
-    return _real(variables)
+    given = given or given_variables()
+    variables = _checked(given)
+    is_demo = not variables.names_credentials and variables.warehouse_url is None
+    settings = _demo(variables) if is_demo else _real(variables, given)
+    _ = settings.start_date  # a remembered one may be wrong
+    return settings
 
 
-def read_demo_settings() -> Settings:
+def read_demo_settings(given: Given | None = None) -> Settings:
     """The settings of the demo, whatever else is set: only AHT_HOME counts."""
-    return _demo(read_variables())
+    return _demo(_checked(given or given_variables()))
 
 
 def read_variables() -> Variables:
     """The variables, each checked by itself. Raises SettingsError that names every wrong one."""
-    for name in Variables.model_fields:
-        try:
-            os.environ.get(name.upper(), "").encode()
-        except UnicodeEncodeError:
-            raise SettingsError(f"{name.upper()}: holds bytes that are no UTF-8") from None
+    return _checked(given_variables())
+
+
+def _checked(given: Given) -> Variables:
     try:
-        return Variables()
-    except UnicodeDecodeError:
-        raise SettingsError(f"{Path('.env').absolute()} is not written in UTF-8: save it as that") from None
+        variables = Variables.model_validate(given.values)
     except ValidationError as error:
         faults = [f"{str(fault['loc'][0]).upper()}: {_reason(fault)}" for fault in error.errors()]
         raise SettingsError("\n".join(faults)) from None
+    if variables.aht_start_date:
+        _refuse_a_day_to_come("AHT_START_DATE", variables.aht_start_date, variables.aht_timezone)
+    return variables
+
+
+def _refuse_a_day_to_come(where: str, first: date, timezone: str) -> None:
+    today = yesterday(timezone, datetime.now(UTC)) + timedelta(days=1)
+    if first > today:
+        raise SettingsError(
+            f"{where}: {first}, the first day to load, is still to come: today is {today} in {timezone}"
+        )
 
 
 def _reason(fault: Any) -> str:
@@ -349,10 +419,15 @@ def _demo(variables: Variables) -> Settings:
         alert_webhook_url=None,
         ui_url=None,
         environment={"AHT_HOME": str(_absolute(variables.aht_home))},
+        unused=tuple(
+            name.upper()
+            for name in Variables.model_fields
+            if name != "aht_home" and getattr(variables, name) != getattr(plain, name)
+        ),
     )
 
 
-def _real(variables: Variables) -> Settings:
+def _real(variables: Variables, given: Given) -> Settings:
     home = _absolute(variables.aht_home)
     keys = _keys(variables)
     if keys and not variables.liveperson_account_id:
@@ -360,6 +435,10 @@ def _real(variables: Variables) -> Settings:
     if variables.warehouse_url and not variables.aht_start_date:
         raise SettingsError(
             "AHT_START_DATE is not set: with WAREHOUSE_URL it says the first day to load, as YYYY-MM-DD"
+        )
+    if variables.warehouse_admin_url and not variables.warehouse_url:
+        raise SettingsError(
+            "WAREHOUSE_URL is not set, but WAREHOUSE_ADMIN_URL is: they name one and the same warehouse"
         )
     archive_url = variables.aht_archive_url or str(home / "archive")
     if "://" not in archive_url:
@@ -381,16 +460,16 @@ def _real(variables: Variables) -> Settings:
         lookback_days=variables.aht_lookback_days,
         schedule=variables.aht_schedule,
         max_rejected_percent=variables.aht_max_rejected_percent,
-        agent_names=variables.aht_agent_names == "on",
+        agent_names=variables.aht_agent_names,
         archive_url=archive_url,
         warehouse_url=warehouse_url,
-        warehouse_admin_url=_open(variables.warehouse_admin_url) if warehouse_url else None,
+        warehouse_admin_url=_open(variables.warehouse_admin_url),
         dagster_home=dagster_home or home / "dagster",
         dagster_home_is_given=dagster_home is not None,
         alert_webhook_url=_open(variables.aht_alert_webhook_url),
         ui_url=variables.aht_ui_url,
         environment={
-            **_as_environment(variables),
+            **{name.upper(): value for name, value in given.values.items()},
             "AHT_HOME": str(home),
             "AHT_ARCHIVE_URL": archive_url,
             **({"DAGSTER_HOME": str(dagster_home)} if dagster_home else {}),
@@ -430,11 +509,6 @@ def _all_or_none(variables: Variables, *names: str) -> list[str] | None:
 
 def _open(value: SecretStr | str | None) -> str | None:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def _as_environment(variables: Variables) -> dict[str, str]:
-    values = {name: _open(getattr(variables, name)) for name in variables.model_fields_set}
-    return {name.upper(): str(value) for name, value in values.items() if value is not None}
 
 
 def _absolute(path: Path) -> Path:

@@ -33,7 +33,7 @@ from aht_pipeline import embedded, warehouse
 from aht_pipeline.embedded import EmbeddedServer
 from aht_pipeline.embedded.place import Place, State
 from aht_pipeline.home import open_pipeline, prepare_dagster_home
-from aht_pipeline.settings import Variables, read_settings
+from aht_pipeline.settings import Variables, read_settings, read_variables
 from aht_pipeline.simulator import Credentials, ErrorStatus, ExplicitTraffic, Simulator, When, segment
 from aht_pipeline_tests.loading import query
 from aht_pipeline_tests.outside import YESTERDAY, Outside, days_ago, of_account
@@ -485,7 +485,14 @@ def test_no_object_that_knows_a_secret_shows_it(
     settings = read_settings()
     with open_pipeline(settings) as pipeline:
         pipeline._connected()
-        knowing = [settings, Variables(), settings.keys, pipeline, *vars(pipeline).values(), pipeline.warehouse.url]
+        knowing = [
+            settings,
+            read_variables(),
+            settings.keys,
+            pipeline,
+            *vars(pipeline).values(),
+            pipeline.warehouse.url,
+        ]
         shown = " ".join(f"{each!r} {each}" for each in knowing)
     assert secrets.found_in(shown.encode()) == set()
     assert str(url.password) not in shown

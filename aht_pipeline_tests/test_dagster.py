@@ -136,6 +136,8 @@ def test_exactly_the_failed_day_of_a_backfill_is_red_and_a_retry_runs_only_that(
 ) -> None:
     everything = {str(day) for day in date_range(FIRST, YESTERDAY)}
     simulator.set_faults(ErrorStatus(403, when=When(day=POISONED)))
+    account.home.mkdir()
+    (account.home / ".env").write_text("AHT_TIMEZONE=Europe/London\n")  # not for processes that have their settings
     with running_ui(account) as ui:
         schedules = ui.ask(
             '{ schedulesOrError(repositorySelector: { repositoryName: "__repository__", repositoryLocationName: '

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-import click
 import sqlalchemy as sa
 
+from aht_pipeline.commands.configured import configured_demo
 from aht_pipeline.commands.load import materialise
 from aht_pipeline.commands.output import say
 from aht_pipeline.days import yesterday
 from aht_pipeline.home import open_warehouse
-from aht_pipeline.settings import read_demo_settings
 
 _DAYS = 14
 
@@ -30,8 +29,7 @@ _BY_SKILL = sa.text(
 def run_demo() -> int:
     """0 when all days are complete. Nothing but the demo's own home is touched, whatever is configured."""
     began = time.monotonic()
-    settings = read_demo_settings()
-    click.echo(f"aht-pipeline: using the demo at {settings.home}: Postgres, archive and Dagster instance", err=True)
+    settings = configured_demo()
     say("The AHT API is played by a simulator: our reading of LivePerson's public documentation.")
     warehouse = open_warehouse(settings)
     last = yesterday(settings.timezone, datetime.now(UTC))

@@ -148,7 +148,7 @@ def _dagster(
             with (logs / f"{name}.log").open("wb") as log:
                 processes[name] = subprocess.Popen(  # noqa: S603 - our own command line
                     [sys.executable, *arguments],
-                    cwd=settings.home,  # not the caller's directory, whose .env is read already
+                    cwd=logs,  # Dagster puts a .env of its working directory over what it is given
                     env={"AHT_UI_URL": url} | process_environment(settings) | {"TMPDIR": sockets},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
