@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from aht_pipeline.normalize import QUALITY_FLAGS, SEGMENT_SCHEMA, Reject, Segmen
 from aht_pipeline.normalize.careful import Repaired, read_row
 from aht_pipeline.normalize.columns import added_of, as_table, columns_of, extra_of, suspects
 from aht_pipeline.normalize.plain import PlainDecoder, Segment, by_field
+from aht_pipeline.normalize.times import parse_times, why_no_time
 from aht_pipeline.pages import PageError, read_page, segment_keys
 
 WINDOW = Day(date(2026, 1, 1), "UTC").window
@@ -221,6 +222,15 @@ def test_of_two_equal_keys_in_one_row_the_last_wins() -> None:
         ("2026-01-01t10:20:30z", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
         ("2026-01-01T23:20:30+05:30", datetime(2026, 1, 1, 17, 50, 30, 0, UTC)),
         ("2026-01-01T10:20:30.1234567-00:30", datetime(2026, 1, 1, 10, 50, 30, 123_456, UTC)),
+        ("2026-01-01T10:20:30.1234569999Z", datetime(2026, 1, 1, 10, 20, 30, 123_456, UTC)),
+        ("2026-01-01T10:20:30." + "9" * 5000 + "Z", datetime(2026, 1, 1, 10, 20, 30, 999_999, UTC)),
+        ("2026-01-01t12:20:30.123456789012+02:00", datetime(2026, 1, 1, 10, 20, 30, 123_456, UTC)),
+        ("2026-01-01 10:20:30Z", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-01T10:20:30-00:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-02T00:20:30+14:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2025-12-31T22:20:30-12:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-02T00:00:00+23:59", datetime(2026, 1, 1, 0, 1, 0, 0, UTC)),
+        ("2025-12-31T23:00:00-23:59", datetime(2026, 1, 1, 22, 59, 0, 0, UTC)),
     ],
 )
 def test_times_are_read_in_every_form_of_rfc_3339(text: str, moment: datetime) -> None:
@@ -228,34 +238,106 @@ def test_times_are_read_in_every_form_of_rfc_3339(text: str, moment: datetime) -
     assert accepted(row(endTime=text, endTimeL=NO_FIELD, agentId="7"))["end_time"] == moment
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "never",
-        "2026-01-01",
-        "2026-01-01T10:20:30",
-        "2026-01-01T10:20Z",
-        "2026-01-01T10:20+01:00",
-        "2026-01-01T102030+0100",
-        "2026-01-01T10:20:30.Z",
-        "2026-01-01T10:20:30.1234567890Z",
-        "2026-02-30T10:20:30Z",
-        "2026-01-01T24:00:00Z",
-        "2026-01-01T10:20:30+25:00",
-        " 2026-01-01T10:20:30Z",
-        "2026-01-01T10:20:30Z\n",
-        "２026-01-01T10:20:30Z",
-        "0000-12-31T10:20:30Z",
-        "0001-01-01T00:00:00+00:01",
-        "9999-12-31T23:59:59-00:01",
-        "12026-01-01T10:20:30Z",
-        "1767226449040",
-    ],
-)
-def test_a_text_that_is_no_time_is_never_replaced_by_a_guess(text: str) -> None:
-    shown = json.dumps(text, ensure_ascii=False)
+NOT_RFC_3339 = "is not an RFC 3339 time with an offset"
+NO_DAY, NO_TIME_OF_DAY = "is no time: there is no such day", "is no time: there is no such time of day"
+LEAP_SECOND = "has a second 60, which could only be a leap second: no stored time can be one"
+NO_TIMES = {
+    "never": NOT_RFC_3339,
+    "2026-01-01T10:20Z": NOT_RFC_3339,
+    "2026-01-01T10:20+01:00": NOT_RFC_3339,
+    "2026-01-01T102030+0100": NOT_RFC_3339,
+    "2026-01-01T10:20:30.Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30,5Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30 Z": NOT_RFC_3339,
+    "2026-01-01  10:20:30Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30+5": NOT_RFC_3339,
+    "2026-01-01T10:20:30+05:3": NOT_RFC_3339,
+    "2026-01-01T10:20:30UTC": NOT_RFC_3339,
+    " 2026-01-01T10:20:30Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30Z\n": NOT_RFC_3339,
+    "２026-01-01T10:20:30Z": NOT_RFC_3339,
+    "1767226449040": NOT_RFC_3339,
+    "20260101T102030Z": NOT_RFC_3339,
+    "2026-1-1T10:20:30Z": NOT_RFC_3339,
+    "026-01-01T10:20:30Z": NOT_RFC_3339,
+    "02026-01-01T10:20:30Z": NOT_RFC_3339,
+    "+2026-01-01T10:20:30Z": NOT_RFC_3339,
+    "2026-01-01": "is a date without a time of day",
+    "2026-01-01T10:20:30": "has no offset, so that it is no moment",
+    "2026-01-01 10:20:30.5": "has no offset, so that it is no moment",
+    "2026-00-01T10:20:30Z": "is no time: there is no such month",
+    "2026-13-01T10:20:30Z": "is no time: there is no such month",
+    "2026-13-01": "is no time: there is no such month",
+    "2026-01-00T10:20:30Z": NO_DAY,
+    "2026-02-29T10:20:30Z": NO_DAY,
+    "2026-02-30T10:20:30": NO_DAY,
+    "2100-02-29T10:20:30Z": NO_DAY,
+    "2026-04-31T10:20:30Z": NO_DAY,
+    "2026-01-01T24:00:00Z": NO_TIME_OF_DAY,
+    "2026-01-01T10:60:00Z": NO_TIME_OF_DAY,
+    "2026-01-01T10:20:61Z": NO_TIME_OF_DAY,
+    "2026-01-01T25:20:60Z": NO_TIME_OF_DAY,
+    "2016-12-31T23:59:60Z": LEAP_SECOND,
+    "2016-12-31T15:59:60.5-08:00": LEAP_SECOND,
+    "2026-01-01t10:20:60z": LEAP_SECOND,
+    "2026-01-01T10:20:30+24:00": "is no time: there is no such offset",
+    "2026-01-01T10:20:30-25": "is no time: there is no such offset",
+    "2026-01-01T10:20:30+05:60": "is no time: there is no such offset",
+    "2026-01-01T10:20:30+0560": "is no time: there is no such offset",
+    "0000-12-31T10:20:30Z": "is outside the years 1 to 9999",
+    "0000-13-31": "is outside the years 1 to 9999",
+    "-0001-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "10000-01-01T00:00:00Z": "is outside the years 1 to 9999",
+    "+12026-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "9" * 5000 + "-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "0001-01-01T00:00:00+00:01": "is outside the years 1 to 9999 in UTC",
+    "9999-12-31T23:59:59-00:01": "is outside the years 1 to 9999 in UTC",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), NO_TIMES.items(), ids=[text[:40] for text in NO_TIMES])
+def test_a_text_that_is_no_time_is_never_replaced_by_a_guess_and_rejected_for_what_is_wrong_with_it(
+    text: str, reason: str
+) -> None:
     for raw in (row(startTime=text), row(startTime=text, agentId="7")):
-        assert rejected(raw).reasons == (f"startTime: {shown} is not an RFC 3339 time with an offset",)
+        (given,) = rejected(raw).reasons
+        assert given == f"startTime: {_as_shown(text)} {reason}"
+
+
+def _as_shown(text: str) -> str:
+    shown = json.dumps(text, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+OFFSETS = {"Z": 0, "z": 0, "+00:00": 0, "-00:00": 0, "+14": 840, "-1200": -720, "+23:59": 1439, "-23:59": -1439}
+
+
+def test_a_time_is_read_exactly_where_it_is_on_the_calendar_and_its_fraction_is_cut() -> None:
+    dice = random.Random(1)
+    found = {"read": 0, "outside": 0, "none": 0}
+    for _ in range(1500):
+        year, month, day = dice.choice([1, 2024, 2026, 9999]), dice.choice([0, 1, 2, 12, 12]), dice.choice([1, 29, 31])
+        hour, minute, second = dice.choice([0, 0, 23, 23, 24]), dice.choice([0, 59]), dice.choice([0, 59, 60])
+        fraction, offset = (
+            dice.choice(["", ".5", ".1234569", ".00000099999"]),
+            dice.choice([*OFFSETS, "+24:00", "-0060"]),
+        )
+        text = f"{year:04}-{month:02}-{day:02}{dice.choice('Tt ')}{hour:02}:{minute:02}:{second:02}{fraction}{offset}"
+        (moment,) = parse_times(pa.array([text])).to_pylist()
+        try:
+            local = datetime(year, month, day, hour, minute, second, int(f"{fraction[1:]:0<6}"[:6]), UTC)
+            expected = local - timedelta(minutes=OFFSETS[offset])
+        except OverflowError:
+            assert why_no_time(text) == "is outside the years 1 to 9999 in UTC"
+            expected = None
+            found["outside"] += 1
+        except (ValueError, KeyError):
+            assert "outside" not in why_no_time(text)
+            expected = None
+            found["none"] += 1
+        assert moment == expected, text
+        found["read"] += moment is not None
+    assert min(found.values()) > 3
 
 
 @pytest.mark.parametrize("none", ["", None, NO_FIELD])

@@ -17,7 +17,7 @@ from aht_pipeline.days import Window, iso
 from aht_pipeline.normalize.columns import member_name
 from aht_pipeline.normalize.plain import KEY_CHARS, LONG_MAX, LONG_MIN, Segment
 from aht_pipeline.normalize.schema import EDGE, QUALITY_FLAGS, Reject, storable_text
-from aht_pipeline.normalize.times import FIRST_MOMENT_US, LAST_MOMENT_US, epoch_us, parse_times
+from aht_pipeline.normalize.times import FIRST_MOMENT_US, LAST_MOMENT_US, epoch_us, parse_times, why_no_time
 
 _FLAG_BITS = {flag: 1 << position for position, flag in enumerate(QUALITY_FLAGS)}
 _FLOATS_ARE_EXACT_BELOW = 2**53
@@ -135,7 +135,7 @@ class _Row:
             return (self._time_of_epoch(epoch_name, edge) if has_epoch else ""), None
         text = self.text(name)
         if text and _moment(text) is None:
-            self.reasons.append(f"{name}: {_shown(self.fields[name])} is not an RFC 3339 time with an offset")
+            self.reasons.append(f"{name}: {_shown(self.fields[name])} {why_no_time(text)}")
         try:
             return text, _long(self.fields[epoch_name]) if has_epoch else None
         except _UnreadableError:
