@@ -488,6 +488,145 @@ def test_a_field_name_that_is_no_utf_8_is_a_reject() -> None:
     assert rejected(row(BROKEN=1).replace(b"BROKEN", b"\xff")).reasons == ("row: a field name is not valid UTF-8",)
 
 
+# Each value with the reason that sets its row aside, in whichever field it stands
+NO_JSON = {
+    b"NaN": "NaN is not JSON",
+    b"-Infinity": "-Infinity is not JSON",
+    b"1_0": "1_0 is not JSON",
+    b"01": "01 is not JSON",
+    b"tru": "tru is not JSON",
+    b"[1,]": "[1,] is not JSON",
+    b"{1: 2}": "{1: 2} is not JSON",
+    b'"\\x"': '"\\x" is not JSON',
+    b"": "no value",
+    b'"\\ud800"': "half a surrogate pair",
+    b'"\\\\\\udfff."': "half a surrogate pair",
+    b'"\\ud83d\\ude00\\ud83d"': "half a surrogate pair",
+    b'"\\udc00\\ud800"': "half a surrogate pair",
+    b'"\\ud800\\u0041"': "half a surrogate pair",
+    b'{"a": ["\\ud800"]}': "half a surrogate pair",
+    b'{"\\ud800": 1}': "half a surrogate pair",
+    b'"\n"': "a control character that is not escaped",
+    b'"\0"': "a control character that is not escaped",
+    b'{"a": "\x1f"}': "a control character that is not escaped",
+    b"[" * 201 + b"]" * 201: "nested more than 200 levels deep",
+    b"[" * 100_000 + b"]" * 100_000: "nested more than 200 levels deep",
+    b'{"a":' * 1000 + b"NaN" + b"}" * 1000: "nested more than 200 levels deep",
+}
+
+
+def with_value(name: str, value: bytes, **changes: Any) -> bytes:
+    return row(**changes, **{name: "VALUE"}).replace(b'"VALUE"', value)
+
+
+@pytest.mark.parametrize("name", ["segmentId", "agentId", "employeeId", "startTime", "endTimeL", "EndReason", "note"])
+@pytest.mark.parametrize(("value", "reason"), NO_JSON.items(), ids=NO_JSON.values())
+def test_a_value_that_is_no_json_is_a_reject_that_names_its_field(name: str, value: bytes, reason: str) -> None:
+    raw = with_value(name, value)
+    reject = rejected(raw)
+    assert reject.reasons == (f"{name}: {reason}",)
+    assert reject.raw_sha256 == hashlib.sha256(raw).hexdigest()
+    assert reject.raw == raw.decode().replace("\0", "\\x00")
+
+
+@pytest.mark.parametrize(
+    "value", [b'"\\ud83d\\ude00"', b'"\\\\ud800"', b"1" * 4301, b"1" * 100_000, b"[" * 200 + b"]" * 200, b'"]}{["']
+)
+def test_a_value_that_readers_stumble_over_is_kept_where_it_is_json(value: bytes) -> None:
+    for pages in (
+        [page(with_value("note", value))],
+        [page(row(segmentId="1", note=1)), page(with_value("note", value))],
+    ):
+        (batch,) = normalize(pages, WINDOW)
+        assert records(batch)[-1]["extra"] == '{"note":' + value.decode() + "}"
+
+
+@pytest.mark.parametrize("first", [b"[" * 300 + b"]" * 300, b"[" * 100_000 + b"]" * 100_000, b'"\xff"'])
+def test_what_is_no_json_to_some_reader_harms_nothing_where_a_later_field_of_its_name_counts(first: bytes) -> None:
+    raw = with_value("note", first + b', "note": 7')
+    for pages in ([page(raw)], [page(row(segmentId="1", note=1)), page(raw)]):
+        (batch,) = normalize(pages, WINDOW)
+        assert [json.loads(record["extra"])["note"] for record in records(batch)][-1] == 7
+
+
+def test_a_field_before_another_of_its_name_must_still_be_json() -> None:
+    assert rejected(with_value("note", b'NaN, "note": 7')).reasons == ("note: NaN is not JSON",)
+
+
+def test_a_row_that_is_no_json_gives_every_reason() -> None:
+    raw = with_value("note", b'NaN, "more": "\\ud800", "most": "\xff"', agentId=None, endTime="never")
+    assert set(rejected(raw).reasons) == {
+        "note: NaN is not JSON",
+        "more: half a surrogate pair",
+        "most: not valid UTF-8",
+        "agentId: null",
+        'endTime: "never" is not an RFC 3339 time with an offset',
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (b'"\\ud800"', "row: a field name: half a surrogate pair"),
+        (b'"\x01"', "row: a field name: a control character that is not escaped"),
+        (b"note", "row: a field name: note is not JSON"),
+    ],
+)
+def test_a_field_name_that_is_no_json_is_a_reject(name: bytes, reason: str) -> None:
+    assert rejected(row(NAME=1).replace(b'"NAME"', name)).reasons == (reason,)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"NaN", "row: not a JSON object"),
+        (b"[NaN]", "row: not a JSON object"),
+        (b'{"a": 1,}', "row: not JSON"),
+        (b'{"a": 1} {"b": 2}', "row: not JSON"),
+        (b'{"a" 1}', "row: not JSON"),
+    ],
+)
+def test_a_row_of_which_no_field_can_be_told_is_a_reject(raw: bytes, reason: str) -> None:
+    batch = batch_of(*rows(2), raw, row(segmentId="last"))
+    assert [(reject.raw, reject.reasons) for reject in batch.rejects] == [(raw.decode(), (reason,))]
+    assert len(batch.frame) == 3
+
+
+def test_rows_that_are_no_json_in_different_ways_leave_the_others_of_their_page_loaded() -> None:
+    bad = [with_value("note", value, segmentId=f"bad-{n}") for n, value in enumerate(NO_JSON)]
+    bad += [with_value("note", b'"\xff"', segmentId="no UTF-8"), b"NaN", b"{}", with_value("segmentId", b"NaN")]
+    good = [*rows(3), with_value("note", b"1" * 4301, segmentId="digits")]
+    body = page(*good[:2], *bad, *good[2:])
+
+    (batch,) = normalize([body], WINDOW)
+
+    assert len(batch.frame) == len(good)
+    assert [reject.raw_sha256 for reject in batch.rejects] == [hashlib.sha256(raw).hexdigest() for raw in bad]
+    assert find_superseded([body]).tolist() == []
+    assert len(np.unique(segment_keys(body, read_page(body)))) == len(good) + len(bad)
+
+
+def test_a_row_that_is_no_json_is_replaced_by_a_later_one_of_its_id() -> None:
+    pages = [page(with_value("note", b"NaN", segmentId="a"), row(segmentId="b")), page(row(segmentId="a"))]
+    (batch,) = normalize(pages, WINDOW, find_superseded(pages))
+    assert {record["segment_id"] for record in records(batch)} == {"a", "b"}
+    assert batch.rejects == ()
+
+
+def test_pages_with_a_byte_order_mark_are_normalised_as_those_without() -> None:
+    pages = [
+        page(*rows(3)),
+        page(row(segmentId="a", agentId="7"), with_value("note", b"NaN")),
+        page(row(segmentId="a")),
+    ]
+    marked = [b"\xef\xbb\xbf" + body for body in pages]
+    superseded = find_superseded(marked)
+    (plain,), (batch,) = normalize(pages, WINDOW, superseded), normalize(marked, WINDOW, superseded)
+    assert superseded.tolist() == find_superseded(pages).tolist() == [3]
+    assert records(batch) == records(plain)
+    assert batch.rejects == plain.rejects
+
+
 @pytest.mark.parametrize("raw", [b"null", b"7", b'"text"', b"[]", b"true"])
 def test_a_row_that_is_no_object_is_a_reject(raw: bytes) -> None:
     reject = rejected(raw)
@@ -616,7 +755,7 @@ def test_of_a_repeated_segment_only_the_last_row_is_left_even_across_pages() -> 
     assert [reject.raw for reject in batch.rejects] == [row(segmentId="a", agentId=None).decode(), "[1]", "[2]"]
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"segments": 7}', page(row())[:-20], page(b'{"a": }')])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"segments": 7}', page(row())[:-20], page(b"[")])
 def test_a_body_that_is_no_reply_raises(body: bytes) -> None:
     with pytest.raises(PageError):
         list(normalize([page(row(segmentId="2")), body], WINDOW))
