@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from aht_pipeline.days import iso
+from aht_pipeline.normalize import normalize
 from aht_pipeline.pages import Page, PageError, Timeframe, content_keys, is_usable_id, read_page, segment_keys
+from aht_pipeline.source import ApiError, pull_day
+from aht_pipeline_tests.reading import DAY, NOW, Answer, Asked, Pages, Reading, reply, rows_of
 
 
 def page_of(*segments: str, **envelope: Any) -> bytes:
@@ -333,3 +339,61 @@ def test_a_usable_id_is_text_that_postgres_can_hold(segment_id: object, usable: 
 def test_a_page_of_nothing_has_no_keys() -> None:
     assert segment_keys(b'{"segments": []}', Page([])).tolist() == []
     assert contents() == []
+
+
+# Through real HTTP, as a day is pulled
+
+
+@pytest.fixture
+def reading() -> Iterator[Reading]:
+    with ExitStack() as closing:
+        yield Reading(closing)
+
+
+def body_for(asked: Asked, *rows: bytes) -> bytes:
+    start, end = (iso(moment).encode() for moment in asked.window)
+    timeframe = b'{"startTime": "%b", "endTime": "%b", "new": NaN}' % (start, end)
+    return b'\xef\xbb\xbf{"timeframe": %b, "segments": [%b], "pagination": {"count": %d}}' % (
+        timeframe,
+        b", ".join(rows),
+        len(rows),
+    )
+
+
+def test_a_day_with_a_byte_order_mark_and_rows_that_are_no_json_is_proved_and_kept_as_sent(reading: Reading) -> None:
+    rows = [json.dumps(row).encode() for row in rows_of(DAY, 2)]
+    rows += [row_with(value, f"row {number}") for number, value in enumerate(NO_JSON.values())]
+    sent: list[bytes] = []
+
+    def answer(asked: Asked) -> Answer:
+        sent.append(body_for(asked, *rows))
+        return Answer(sent[-1])
+
+    pages = Pages()
+    pull = pull_day(reading.api(reading.scripted(answer)), DAY, pages, NOW)
+
+    assert pages.kept == sent
+    assert (pull.reported, pull.rows, pull.requests) == (len(rows), len(rows), 1)
+    (batch,) = normalize(pages.kept, DAY.window)
+    assert (len(batch.frame), len(batch.rejects)) == (2, len(NO_JSON))
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "told"),
+    [
+        (7, "a window that it does not name"),
+        ({}, "a window that it does not name"),
+        ({"startTime": 7, "endTimeL": [1]}, "a window that it does not name"),
+        ({"startTimeL": 10**18, "endTimeL": -(10**18)}, f"{10**18} to {-(10**18)}"),
+        ({"startTimeL": "9" * 500, "endTimeL": 1}, f"{'9' * 40} to 1"),
+        ({"startTime": "0001-01-01T00:00:00+23:59", "endTime": "soon"}, "0001-01-01T00:00:00+23:59 to soon"),
+        ({"startTime": "0001-01-01T00:00:00+23:59", "endTimeL": 1}, "0001-01-01T00:00:00+23:59 to 1"),
+    ],
+)
+def test_a_window_that_cannot_be_read_is_told_and_its_page_not_used(
+    reading: Reading, timeframe: object, told: str
+) -> None:
+    server = reading.scripted(lambda asked: reply(asked, [], timeframe=timeframe, pagination={"count": 0}))
+
+    with pytest.raises(ApiError, match=re.escape(f"the API answered for {told}: its answer is not used")):
+        pull_day(reading.api(server), DAY, Pages(), NOW)
