@@ -784,6 +784,22 @@ ODD_VALUES: dict[str, list[Any]] = {
 }
 
 
+STUMBLING_BLOCKS = [
+    *NO_JSON,
+    b'"\xff"',
+    b'"\xed\xa0\x80"',
+    b"1" * 4301,
+    b"1e131072",
+    b"[" * 200 + b"]" * 200,
+    b'{"a":' * 199 + b"[]" + b"}" * 199,
+    b'"' + b"[" * 300 + b'"',
+    b'"\xff", "note": 7',
+    b"[" * 300 + b"]" * 300 + b', "note": 7',
+    b'NaN, "note": 7',
+    b'7, "note": NaN',
+]
+
+
 def poisoned_row(dice: random.Random, number: int, oddities: int) -> bytes:
     end_ms = WINDOW.start_ms + dice.choice([dice.randrange(-60_000, 86_460_000)] * 9 + [86_400_000])
     changes: dict[str, Any] = {
@@ -825,12 +841,41 @@ def test_what_becomes_of_a_row_does_not_depend_on_its_neighbours() -> None:
     raws = [poisoned_row(dice, number, dice.randrange(3)) for number in range(300)]
     repeats = find_superseded([page(*raws)]).tolist()  # some of the odd ids
     raws = [raw for ordinal, raw in enumerate(raws) if ordinal not in repeats]
+    raws += [with_value("note", value, segmentId=f"no-json-{number}") for number, value in enumerate(STUMBLING_BLOCKS)]
+    dice.shuffle(raws)
     together = list(normalize([page(*raws)], WINDOW))
     apart = list(normalize([page(raw) for raw in raws], WINDOW))
     alone = [batch for raw in raws for batch in normalize([page(raw)], WINDOW)]
     for batches in (apart, alone):
         assert _loaded(batches) == _loaded(together)
         assert _rejects(batches) == _rejects(together)
+
+
+DAMAGE = [b"NaN", b'"', b"\\", b"\\ud800", b"\xff", b"\0", b"{", b"}", b"[", b"]", b",", b":", b"1" * 4301, b'"note":']
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_page_that_is_damaged_is_refused_or_each_of_its_rows_is_accounted_for(seed: int) -> None:
+    dice = random.Random(seed)
+    refused = read = 0
+    for _ in range(60):
+        body = bytearray(page(*(poisoned_row(dice, number, dice.randrange(2)) for number in range(4))))
+        for _ in range(dice.choice([1, 1, 2])):
+            at = dice.randrange(len(body))
+            body[at : at + dice.randrange(3)] = dice.choice(DAMAGE)
+        pages = [page(row(segmentId="whole", note=1)), bytes(body)]
+        try:
+            keys = segment_keys(pages[1], read_page(pages[1]))
+        except PageError:
+            refused += 1
+            with pytest.raises(PageError):
+                list(normalize(pages, WINDOW))
+            continue
+        read += 1
+        batches = list(normalize(pages, WINDOW, find_superseded(pages)))
+        outside_day = sum(batch.outside_day for batch in batches)
+        assert len(_loaded(batches)) + len(_rejects(batches)) + outside_day == 1 + len(np.unique(keys)), bytes(body)
+    assert min(refused, read) > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
