@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
 _SPACE = b" \t\n\r"
-_QUOTE, _OPENING, _CLOSING = ord('"'), list(b"{["), list(b"}]")
+_QUOTE = ord('"')
 _STEPS = np.zeros(256, np.int8)
-_STEPS[_OPENING], _STEPS[_CLOSING] = 1, -1
+_STEPS[list(b"{[")], _STEPS[list(b"}]")] = 1, -1
+_IS_MARK = np.zeros(256, np.bool_)
+_IS_MARK[list(b'"{}[]:,')] = True
 
 
 def members(json: bytes) -> list[tuple[bytes, bytes]] | None:
@@ -40,8 +44,8 @@ def nests_deeper(json: bytes, levels: int) -> bool:
     """Whether this JSON value has more than so many objects and arrays within each other."""
     if json.count(b"{") + json.count(b"[") <= levels:  # most are known without a look at their strings
         return False
-    _, depths = _scan(json)
-    return bool(depths.max() > levels)
+    *_, depths = _scan(json)
+    return bool(depths.max(initial=0) > levels)
 
 
 def _part(json: bytes, brackets: bytes, separators: bytes) -> tuple[bytes, list[bytes]] | None:
@@ -49,17 +53,20 @@ def _part(json: bytes, brackets: bytes, separators: bytes) -> tuple[bytes, list[
     json = json.strip(_SPACE)
     if json[:1] != brackets[:1] or json[-1:] != brackets[1:]:
         return None
-    marks, depths = _scan(json)
-    if depths[-1] != 0 or depths[:-1].min() < 1:
+    places, marks, depths = _scan(json)
+    if places[-1] != len(json) - 1 or depths[-1] != 0 or depths[:-1].min() < 1:
         return None
-    cuts = np.flatnonzero((depths == 1) & np.isin(marks, list(separators)))
-    starts, ends = [0, *cuts.tolist()], [*cuts.tolist(), len(json) - 1]
-    return marks[cuts].tobytes(), [json[start + 1 : end].strip(_SPACE) for start, end in zip(starts, ends, strict=True)]
+    is_cut = (depths == 1) & np.isin(marks, list(separators))
+    cuts = places[is_cut].tolist()
+    pieces = [json[start + 1 : end].strip(_SPACE) for start, end in pairwise([0, *cuts, len(json) - 1])]
+    return marks[is_cut].tobytes(), pieces
 
 
-def _scan(json: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """The bytes outside strings, 0 for those within, and how many brackets are open after each of them."""
-    marks = np.frombuffer(json.replace(b"\\\\", b"  ").replace(b'\\"', b"  "), np.uint8)
-    in_string = np.logical_xor.accumulate(marks == _QUOTE)
-    outside = np.where(in_string, np.uint8(0), marks)
-    return outside, np.cumsum(_STEPS[outside], dtype=np.int32)
+def _scan(json: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """The places of all marks outside strings, the marks, and how many brackets are open after each of them."""
+    codes = np.frombuffer(json.replace(b"\\\\", b"  ").replace(b'\\"', b"  "), np.uint8)
+    places = np.flatnonzero(_IS_MARK[codes])
+    outside = ~np.logical_xor.accumulate(codes[places] == _QUOTE)
+    places = places[outside]
+    marks = codes[places]
+    return places, marks, np.cumsum(_STEPS[marks], dtype=np.int32)
