@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aht_pipeline.commands.segments import Filters, run_segments
 from aht_pipeline.days import iso
 from aht_pipeline.normalize import normalize
 from aht_pipeline.pages import Page, PageError, Timeframe, content_keys, is_usable_id, read_page, segment_keys
@@ -397,3 +399,17 @@ def test_a_window_that_cannot_be_read_is_told_and_its_page_not_used(
 
     with pytest.raises(ApiError, match=re.escape(f"the API answered for {told}: its answer is not used")):
         pull_day(reading.api(server), DAY, Pages(), NOW)
+
+
+def test_segments_are_printed_as_the_api_sent_them_though_they_are_no_json(
+    reading: Reading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    rows = [row_with(value, f"row {number}") for number, value in enumerate(NO_JSON.values()) if b"\n" not in value]
+    server = reading.scripted(lambda asked: Answer(body_for(asked, *rows)))
+    monkeypatch.chdir(tmp_path)  # no .env of the caller's
+    for name, value in {"ACCOUNT_ID": "demo", "CLIENT_ID": "a", "CLIENT_SECRET": "b", "API_URL": server.url}.items():
+        monkeypatch.setenv(f"LIVEPERSON_{name}", value)
+
+    run_segments(DAY.window.start, DAY.window.end, Filters(*[None] * 6))
+
+    assert capsysbinary.readouterr().out.splitlines() == rows

@@ -107,13 +107,13 @@ class _Row:
         try:
             row = cls(_fields_decoder.decode(json_object))
         except UNREADABLE:
-            row = cls.cut_apart(json_object)
+            row = cls._cut_apart(json_object)
         if nests_deeper(json_object, DEEPEST):
             row._refuse_the_deep()
         return row
 
     @classmethod
-    def cut_apart(cls, json_object: bytes) -> _Row:
+    def _cut_apart(cls, json_object: bytes) -> _Row:
         """A row that is no JSON, or nested too deeply for the decoder."""
         sent = members(json_object)
         if sent is None:
