@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+import codecs
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeGuard, TypeVar
 
@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from aht_pipeline.brackets import elements, members
 from aht_pipeline.days import to_millis
 from aht_pipeline.errors import AhtError
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_SPACE = frozenset(" \t\n\r")
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding may raise. How deep a nesting is too deep for it depends on the stack below."""
+
 _64_BITS = (1 << 64) - 1
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _T = TypeVar("_T")
@@ -50,7 +52,7 @@ class Page(msgspec.Struct, rename={"sent_timeframe": "timeframe", "sent_paginati
     @property
     def timeframe(self) -> Timeframe | None:
         """The window that the reply says it is for; None where it names none that can be read."""
-        return _value(self.sent_timeframe, _timeframe_decoder)
+        return _as_far_as_readable(self.sent_timeframe, _timeframe_decoder)
 
     @property
     def count(self) -> int | None:
@@ -59,7 +61,7 @@ class Page(msgspec.Struct, rename={"sent_timeframe": "timeframe", "sent_paginati
         So does the older form of the reply, which has no pagination. Whatever else stands there and is no whole number
         from 0 on claims nothing either, and neither does a 0 beside segments.
         """
-        pagination = _value(self.sent_pagination, _pagination_decoder)
+        pagination = _as_far_as_readable(self.sent_pagination, _pagination_decoder)
         count = pagination.count if pagination else None
         return None if count == 0 and self.segments else count
 
@@ -82,22 +84,36 @@ class _PerhapsClosed(msgspec.Struct):
 
 
 _page_decoder = msgspec.json.Decoder(Page)
-_timeframe_decoder = msgspec.json.Decoder(Timeframe | None, strict=False)  # not strict: numbers may come as text
-_pagination_decoder = msgspec.json.Decoder(_Pagination | None, strict=False)
+_timeframe_decoder = msgspec.json.Decoder(Timeframe, strict=False)  # not strict: numbers may come as text
+_pagination_decoder = msgspec.json.Decoder(_Pagination, strict=False)
 _ids_decoder = msgspec.json.Decoder(_Ids)
+_perhaps_identified_decoder = msgspec.json.Decoder(_PerhapsIdentified)
 _close_decoder = msgspec.json.Decoder(_PerhapsClosed)
+_text_decoder = msgspec.json.Decoder(str)
 
 
 def read_page(body: bytes) -> Page:
-    """Parse a reply's envelope. Raises PageError, naming what is wrong with the body."""
+    """Parse a reply's envelope. Raises PageError, naming what is wrong with the body.
+
+    Where something in it is no JSON to the decoder, its rows are cut out by their brackets, each to be judged alone:
+    none takes another with it, and nor does what else the envelope holds.
+    """
+    json = without_mark(body)
     try:
-        return _page_decoder.decode(body)
-    except _UNREADABLE as error:
-        # One row with NaN or half a surrogate pair in it must not take the others with it.
-        page = _read_row_by_row(body)
-        if page is None:
-            raise PageError(f"not a reply of agent-segments ({len(body)} bytes): {error}") from None
-        return page
+        return _page_decoder.decode(json)
+    except msgspec.ValidationError as error:
+        fault = str(error)
+    except UNREADABLE:
+        try:
+            return _cut_apart(json)
+        except _UncutError as error:
+            fault = str(error)
+    raise PageError(f"not a reply of agent-segments ({len(body)} bytes): {fault}")
+
+
+def without_mark(body: bytes) -> bytes:
+    """The body without the byte order mark that some proxies and servers put before UTF-8."""
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def segment_keys(body: bytes, page: Page) -> npt.NDArray[np.uint64]:
@@ -119,11 +135,8 @@ def content_keys(page: Page) -> npt.NDArray[np.uint64]:
 
 def close_ms(raw: msgspec.Raw) -> int | None:
     """When this row closed, epoch milliseconds; None where that cannot be read."""
-    try:
-        row = _close_decoder.decode(raw)
-    except _UNREADABLE:
-        return None
-    return read_moment_ms(row.endTime, row.endTimeL)
+    row = _as_far_as_readable(raw, _close_decoder)
+    return read_moment_ms(row.endTime, row.endTimeL) if row else None
 
 
 def read_moment_ms(text: object, epoch: object) -> int | None:
@@ -142,6 +155,12 @@ def read_moment_ms(text: object, epoch: object) -> int | None:
     return seconds_or_ms * 1000 if seconds_or_ms < 10**11 else seconds_or_ms
 
 
+def segment_id_of(raw: bytes) -> str | None:
+    """The usable id of a row, whatever else of it cannot be read; None where it has none."""
+    row = _as_far_as_readable(raw, _perhaps_identified_decoder)
+    return row.segmentId if row and is_usable_id(row.segmentId) else None
+
+
 def is_usable_id(segment_id: object) -> TypeGuard[str]:
     """Whether this `segmentId` can be the key of a row: text that is not empty and that Postgres can hold."""
     return isinstance(segment_id, str) and segment_id != "" and "\0" not in segment_id
@@ -150,77 +169,57 @@ def is_usable_id(segment_id: object) -> TypeGuard[str]:
 def _usable_ids(body: bytes) -> list[str] | None:
     """The ids of all segments of the page; None where one of them may be none."""
     try:
-        ids = [row.segmentId for row in _ids_decoder.decode(body).segments]
-    except _UNREADABLE:
+        ids = [row.segmentId for row in _ids_decoder.decode(without_mark(body)).segments]
+    except UNREADABLE:
         return None
     return None if "\0" in "".join(ids) else ids
 
 
 def _key_of(raw: msgspec.Raw) -> int:
-    try:
-        segment_id = msgspec.json.decode(raw, type=_PerhapsIdentified).segmentId
-    except _UNREADABLE:  # a row that is no object, or text that is no Unicode
-        segment_id = None
-    return hash(segment_id) & _64_BITS if is_usable_id(segment_id) else xxhash.xxh3_64_intdigest(raw)
-
-
-def _value(sent: msgspec.Raw, decoder: msgspec.json.Decoder[_T | None]) -> _T | None:
-    """What was sent, where it is what the decoder reads; else None."""
-    try:
-        return decoder.decode(sent)
-    except _UNREADABLE:
-        return None
+    segment_id = segment_id_of(raw)
+    return hash(segment_id) & _64_BITS if segment_id is not None else xxhash.xxh3_64_intdigest(raw)
 
 
 def _keys(keys: Iterable[int]) -> npt.NDArray[np.uint64]:
     return np.fromiter(keys, np.uint64)
 
 
-def _read_row_by_row(body: bytes) -> Page | None:
-    """A page that is JSON only to a lenient reader, each of its rows cut out by one; None when it is no reply to it."""
-    decode = json.JSONDecoder().raw_decode
-    envelope: dict[str, Any] = {}
+class _UncutError(Exception):
+    """Says why a body cannot be cut apart."""
+
+
+def _cut_apart(json: bytes) -> Page:
+    """A page that is not all JSON, or nested too deeply for the decoder. Raises _UncutError."""
+    if json.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 3 * json.count(b"\0") > len(json):
+        raise _UncutError("UTF-16 or UTF-32 instead of UTF-8")
+    sent = members(json)
+    if sent is None:
+        raise _UncutError("it is not one whole JSON object")
+    envelope = [(_decoded(name, _text_decoder), value) for name, value in sent]
+    arrays = [elements(value) for name, value in envelope if name == "segments"]
+    if not arrays or None in arrays:
+        raise _UncutError("it has no `segments`, or they are no array")
+    segments = [msgspec.Raw(row) for row in arrays[-1] or ()]
+    rest = {name: msgspec.Raw(value) for name, value in envelope}
+    return Page(segments, rest.get("timeframe", _NULL), rest.get("pagination", _NULL))
+
+
+def _as_far_as_readable(json: bytes, decoder: msgspec.json.Decoder[_T]) -> _T | None:
+    """An object without those of its members that the decoder does not take; None for what is no object.
+
+    Of members with one name the last counts, also where it is left out.
+    """
+    whole = _decoded(json, decoder)
+    sent = members(bytes(json)) if whole is None else None  # msgspec.Raw has no methods of bytes
+    if sent is None:
+        return whole
+    last = {_decoded(name, _text_decoder): name + b":" + value for name, value in sent}
+    readable = [member for member in last.values() if _decoded(b"{" + member + b"}", decoder) is not None]
+    return decoder.decode(b"{" + b",".join(readable) + b"}")
+
+
+def _decoded(json: bytes, decoder: msgspec.json.Decoder[_T]) -> _T | None:
     try:
-        text = body.decode()
-        at = _skip(text, 0, "{")
-        while True:
-            name, at = decode(text, _skip(text, at))
-            at = _skip(text, _skip(text, at, ":"))
-            if name == "segments":
-                envelope[name], at = _rows(text, _skip(text, at, "["), decode)
-            else:
-                start = at
-                _, at = decode(text, at)
-                envelope[name] = msgspec.Raw(text[start:at].encode())
-            at = _skip(text, at)
-            if text[at] == "}":
-                break
-            at = _skip(text, at, ",")
-        if _skip(text, at, "}") != len(text):
-            return None
-        return msgspec.convert(envelope, Page)
-    except (ValueError, IndexError, RecursionError):  # msgspec.ValidationError is a ValueError
+        return decoder.decode(json)
+    except UNREADABLE:
         return None
-
-
-def _rows(text: str, at: int, decode: Callable[[str, int], tuple[Any, int]]) -> tuple[list[msgspec.Raw], int]:
-    """The elements of a JSON array, each as it stands there, and the place after the array."""
-    rows: list[msgspec.Raw] = []
-    while text[at] != "]":
-        _, end = decode(text, at)
-        rows.append(msgspec.Raw(text[at:end].encode()))
-        at = _skip(text, end)
-        if text[at] != "]":
-            at = _skip(text, at, ",")
-    return rows, at + 1
-
-
-def _skip(text: str, at: int, mark: str = "") -> int:
-    """The place after this mark, if one is given, and the white space around it. Raises ValueError without it."""
-    while text[at : at + 1] in _SPACE:
-        at += 1
-    if mark:
-        if not text.startswith(mark, at):
-            raise ValueError(mark)
-        return _skip(text, at + 1)
-    return at

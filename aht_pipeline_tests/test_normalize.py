@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from aht_pipeline.normalize import QUALITY_FLAGS, SEGMENT_SCHEMA, Reject, Segmen
 from aht_pipeline.normalize.careful import Repaired, read_row
 from aht_pipeline.normalize.columns import added_of, as_table, columns_of, extra_of, suspects
 from aht_pipeline.normalize.plain import PlainDecoder, Segment, by_field
+from aht_pipeline.normalize.times import parse_times, why_no_time
 from aht_pipeline.pages import PageError, read_page, segment_keys
 
 WINDOW = Day(date(2026, 1, 1), "UTC").window
@@ -221,6 +222,15 @@ def test_of_two_equal_keys_in_one_row_the_last_wins() -> None:
         ("2026-01-01t10:20:30z", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
         ("2026-01-01T23:20:30+05:30", datetime(2026, 1, 1, 17, 50, 30, 0, UTC)),
         ("2026-01-01T10:20:30.1234567-00:30", datetime(2026, 1, 1, 10, 50, 30, 123_456, UTC)),
+        ("2026-01-01T10:20:30.1234569999Z", datetime(2026, 1, 1, 10, 20, 30, 123_456, UTC)),
+        ("2026-01-01T10:20:30." + "9" * 5000 + "Z", datetime(2026, 1, 1, 10, 20, 30, 999_999, UTC)),
+        ("2026-01-01t12:20:30.123456789012+02:00", datetime(2026, 1, 1, 10, 20, 30, 123_456, UTC)),
+        ("2026-01-01 10:20:30Z", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-01T10:20:30-00:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-02T00:20:30+14:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2025-12-31T22:20:30-12:00", datetime(2026, 1, 1, 10, 20, 30, 0, UTC)),
+        ("2026-01-02T00:00:00+23:59", datetime(2026, 1, 1, 0, 1, 0, 0, UTC)),
+        ("2025-12-31T23:00:00-23:59", datetime(2026, 1, 1, 22, 59, 0, 0, UTC)),
     ],
 )
 def test_times_are_read_in_every_form_of_rfc_3339(text: str, moment: datetime) -> None:
@@ -228,34 +238,106 @@ def test_times_are_read_in_every_form_of_rfc_3339(text: str, moment: datetime) -
     assert accepted(row(endTime=text, endTimeL=NO_FIELD, agentId="7"))["end_time"] == moment
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "never",
-        "2026-01-01",
-        "2026-01-01T10:20:30",
-        "2026-01-01T10:20Z",
-        "2026-01-01T10:20+01:00",
-        "2026-01-01T102030+0100",
-        "2026-01-01T10:20:30.Z",
-        "2026-01-01T10:20:30.1234567890Z",
-        "2026-02-30T10:20:30Z",
-        "2026-01-01T24:00:00Z",
-        "2026-01-01T10:20:30+25:00",
-        " 2026-01-01T10:20:30Z",
-        "2026-01-01T10:20:30Z\n",
-        "２026-01-01T10:20:30Z",
-        "0000-12-31T10:20:30Z",
-        "0001-01-01T00:00:00+00:01",
-        "9999-12-31T23:59:59-00:01",
-        "12026-01-01T10:20:30Z",
-        "1767226449040",
-    ],
-)
-def test_a_text_that_is_no_time_is_never_replaced_by_a_guess(text: str) -> None:
-    shown = json.dumps(text, ensure_ascii=False)
+NOT_RFC_3339 = "is not an RFC 3339 time with an offset"
+NO_DAY, NO_TIME_OF_DAY = "is no time: there is no such day", "is no time: there is no such time of day"
+LEAP_SECOND = "has a second 60, which could only be a leap second: no stored time can be one"
+NO_TIMES = {
+    "never": NOT_RFC_3339,
+    "2026-01-01T10:20Z": NOT_RFC_3339,
+    "2026-01-01T10:20+01:00": NOT_RFC_3339,
+    "2026-01-01T102030+0100": NOT_RFC_3339,
+    "2026-01-01T10:20:30.Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30,5Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30 Z": NOT_RFC_3339,
+    "2026-01-01  10:20:30Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30+5": NOT_RFC_3339,
+    "2026-01-01T10:20:30+05:3": NOT_RFC_3339,
+    "2026-01-01T10:20:30UTC": NOT_RFC_3339,
+    " 2026-01-01T10:20:30Z": NOT_RFC_3339,
+    "2026-01-01T10:20:30Z\n": NOT_RFC_3339,
+    "２026-01-01T10:20:30Z": NOT_RFC_3339,
+    "1767226449040": NOT_RFC_3339,
+    "20260101T102030Z": NOT_RFC_3339,
+    "2026-1-1T10:20:30Z": NOT_RFC_3339,
+    "026-01-01T10:20:30Z": NOT_RFC_3339,
+    "02026-01-01T10:20:30Z": NOT_RFC_3339,
+    "+2026-01-01T10:20:30Z": NOT_RFC_3339,
+    "2026-01-01": "is a date without a time of day",
+    "2026-01-01T10:20:30": "has no offset, so that it is no moment",
+    "2026-01-01 10:20:30.5": "has no offset, so that it is no moment",
+    "2026-00-01T10:20:30Z": "is no time: there is no such month",
+    "2026-13-01T10:20:30Z": "is no time: there is no such month",
+    "2026-13-01": "is no time: there is no such month",
+    "2026-01-00T10:20:30Z": NO_DAY,
+    "2026-02-29T10:20:30Z": NO_DAY,
+    "2026-02-30T10:20:30": NO_DAY,
+    "2100-02-29T10:20:30Z": NO_DAY,
+    "2026-04-31T10:20:30Z": NO_DAY,
+    "2026-01-01T24:00:00Z": NO_TIME_OF_DAY,
+    "2026-01-01T10:60:00Z": NO_TIME_OF_DAY,
+    "2026-01-01T10:20:61Z": NO_TIME_OF_DAY,
+    "2026-01-01T25:20:60Z": NO_TIME_OF_DAY,
+    "2016-12-31T23:59:60Z": LEAP_SECOND,
+    "2016-12-31T15:59:60.5-08:00": LEAP_SECOND,
+    "2026-01-01t10:20:60z": LEAP_SECOND,
+    "2026-01-01T10:20:30+24:00": "is no time: there is no such offset",
+    "2026-01-01T10:20:30-25": "is no time: there is no such offset",
+    "2026-01-01T10:20:30+05:60": "is no time: there is no such offset",
+    "2026-01-01T10:20:30+0560": "is no time: there is no such offset",
+    "0000-12-31T10:20:30Z": "is outside the years 1 to 9999",
+    "0000-13-31": "is outside the years 1 to 9999",
+    "-0001-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "10000-01-01T00:00:00Z": "is outside the years 1 to 9999",
+    "+12026-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "9" * 5000 + "-01-01T10:20:30Z": "is outside the years 1 to 9999",
+    "0001-01-01T00:00:00+00:01": "is outside the years 1 to 9999 in UTC",
+    "9999-12-31T23:59:59-00:01": "is outside the years 1 to 9999 in UTC",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), NO_TIMES.items(), ids=[text[:40] for text in NO_TIMES])
+def test_a_text_that_is_no_time_is_never_replaced_by_a_guess_and_rejected_for_what_is_wrong_with_it(
+    text: str, reason: str
+) -> None:
     for raw in (row(startTime=text), row(startTime=text, agentId="7")):
-        assert rejected(raw).reasons == (f"startTime: {shown} is not an RFC 3339 time with an offset",)
+        (given,) = rejected(raw).reasons
+        assert given == f"startTime: {_as_shown(text)} {reason}"
+
+
+def _as_shown(text: str) -> str:
+    shown = json.dumps(text, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+OFFSETS = {"Z": 0, "z": 0, "+00:00": 0, "-00:00": 0, "+14": 840, "-1200": -720, "+23:59": 1439, "-23:59": -1439}
+
+
+def test_a_time_is_read_exactly_where_it_is_on_the_calendar_and_its_fraction_is_cut() -> None:
+    dice = random.Random(1)
+    found = {"read": 0, "outside": 0, "none": 0}
+    for _ in range(1500):
+        year, month, day = dice.choice([1, 2024, 2026, 9999]), dice.choice([0, 1, 2, 12, 12]), dice.choice([1, 29, 31])
+        hour, minute, second = dice.choice([0, 0, 23, 23, 24]), dice.choice([0, 59]), dice.choice([0, 59, 60])
+        fraction, offset = (
+            dice.choice(["", ".5", ".1234569", ".00000099999"]),
+            dice.choice([*OFFSETS, "+24:00", "-0060"]),
+        )
+        text = f"{year:04}-{month:02}-{day:02}{dice.choice('Tt ')}{hour:02}:{minute:02}:{second:02}{fraction}{offset}"
+        (moment,) = parse_times(pa.array([text])).to_pylist()
+        try:
+            local = datetime(year, month, day, hour, minute, second, int(f"{fraction[1:]:0<6}"[:6]), UTC)
+            expected = local - timedelta(minutes=OFFSETS[offset])
+        except OverflowError:
+            assert why_no_time(text) == "is outside the years 1 to 9999 in UTC"
+            expected = None
+            found["outside"] += 1
+        except (ValueError, KeyError):
+            assert "outside" not in why_no_time(text)
+            expected = None
+            found["none"] += 1
+        assert moment == expected, text
+        found["read"] += moment is not None
+    assert min(found.values()) > 3
 
 
 @pytest.mark.parametrize("none", ["", None, NO_FIELD])
@@ -406,6 +488,145 @@ def test_a_field_name_that_is_no_utf_8_is_a_reject() -> None:
     assert rejected(row(BROKEN=1).replace(b"BROKEN", b"\xff")).reasons == ("row: a field name is not valid UTF-8",)
 
 
+# Each value with the reason that sets its row aside, in whichever field it stands
+NO_JSON = {
+    b"NaN": "NaN is not JSON",
+    b"-Infinity": "-Infinity is not JSON",
+    b"1_0": "1_0 is not JSON",
+    b"01": "01 is not JSON",
+    b"tru": "tru is not JSON",
+    b"[1,]": "[1,] is not JSON",
+    b"{1: 2}": "{1: 2} is not JSON",
+    b'"\\x"': '"\\x" is not JSON',
+    b"": "no value",
+    b'"\\ud800"': "half a surrogate pair",
+    b'"\\\\\\udfff."': "half a surrogate pair",
+    b'"\\ud83d\\ude00\\ud83d"': "half a surrogate pair",
+    b'"\\udc00\\ud800"': "half a surrogate pair",
+    b'"\\ud800\\u0041"': "half a surrogate pair",
+    b'{"a": ["\\ud800"]}': "half a surrogate pair",
+    b'{"\\ud800": 1}': "half a surrogate pair",
+    b'"\n"': "a control character that is not escaped",
+    b'"\0"': "a control character that is not escaped",
+    b'{"a": "\x1f"}': "a control character that is not escaped",
+    b"[" * 201 + b"]" * 201: "nested more than 200 levels deep",
+    b"[" * 100_000 + b"]" * 100_000: "nested more than 200 levels deep",
+    b'{"a":' * 1000 + b"NaN" + b"}" * 1000: "nested more than 200 levels deep",
+}
+
+
+def with_value(name: str, value: bytes, **changes: Any) -> bytes:
+    return row(**changes, **{name: "VALUE"}).replace(b'"VALUE"', value)
+
+
+@pytest.mark.parametrize("name", ["segmentId", "agentId", "startTime", "endTimeL", "note"])
+@pytest.mark.parametrize(("value", "reason"), NO_JSON.items(), ids=NO_JSON.values())
+def test_a_value_that_is_no_json_is_a_reject_that_names_its_field(name: str, value: bytes, reason: str) -> None:
+    raw = with_value(name, value)
+    reject = rejected(raw)
+    assert reject.reasons == (f"{name}: {reason}",)
+    assert reject.raw_sha256 == hashlib.sha256(raw).hexdigest()
+    assert reject.raw == raw.decode().replace("\0", "\\x00")
+
+
+@pytest.mark.parametrize(
+    "value", [b'"\\ud83d\\ude00"', b'"\\\\ud800"', b"1" * 4301, b"1" * 100_000, b"[" * 200 + b"]" * 200, b'"]}{["']
+)
+def test_a_value_that_readers_stumble_over_is_kept_where_it_is_json(value: bytes) -> None:
+    for pages in (
+        [page(with_value("note", value))],
+        [page(row(segmentId="1", note=1)), page(with_value("note", value))],
+    ):
+        (batch,) = normalize(pages, WINDOW)
+        assert records(batch)[-1]["extra"] == '{"note":' + value.decode() + "}"
+
+
+@pytest.mark.parametrize("first", [b"[" * 300 + b"]" * 300, b"[" * 100_000 + b"]" * 100_000, b'"\xff"'])
+def test_what_is_no_json_to_some_reader_harms_nothing_where_a_later_field_of_its_name_counts(first: bytes) -> None:
+    raw = with_value("note", first + b', "note": 7')
+    for pages in ([page(raw)], [page(row(segmentId="1", note=1)), page(raw)]):
+        (batch,) = normalize(pages, WINDOW)
+        assert [json.loads(record["extra"])["note"] for record in records(batch)][-1] == 7
+
+
+def test_a_field_before_another_of_its_name_must_still_be_json() -> None:
+    assert rejected(with_value("note", b'NaN, "note": 7')).reasons == ("note: NaN is not JSON",)
+
+
+def test_a_row_that_is_no_json_gives_every_reason() -> None:
+    raw = with_value("note", b'NaN, "more": "\\ud800", "most": "\xff"', agentId=None, endTime="never")
+    assert set(rejected(raw).reasons) == {
+        "note: NaN is not JSON",
+        "more: half a surrogate pair",
+        "most: not valid UTF-8",
+        "agentId: null",
+        'endTime: "never" is not an RFC 3339 time with an offset',
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (b'"\\ud800"', "row: a field name: half a surrogate pair"),
+        (b'"\x01"', "row: a field name: a control character that is not escaped"),
+        (b"note", "row: a field name: note is not JSON"),
+    ],
+)
+def test_a_field_name_that_is_no_json_is_a_reject(name: bytes, reason: str) -> None:
+    assert rejected(row(NAME=1).replace(b'"NAME"', name)).reasons == (reason,)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"NaN", "row: not a JSON object"),
+        (b"[NaN]", "row: not a JSON object"),
+        (b'{"a": 1,}', "row: not JSON"),
+        (b'{"a": 1} {"b": 2}', "row: not JSON"),
+        (b'{"a" 1}', "row: not JSON"),
+    ],
+)
+def test_a_row_of_which_no_field_can_be_told_is_a_reject(raw: bytes, reason: str) -> None:
+    batch = batch_of(*rows(2), raw, row(segmentId="last"))
+    assert [(reject.raw, reject.reasons) for reject in batch.rejects] == [(raw.decode(), (reason,))]
+    assert len(batch.frame) == 3
+
+
+def test_rows_that_are_no_json_in_different_ways_leave_the_others_of_their_page_loaded() -> None:
+    bad = [with_value("note", value, segmentId=f"bad-{n}") for n, value in enumerate(NO_JSON)]
+    bad += [with_value("note", b'"\xff"', segmentId="no UTF-8"), b"NaN", b"{}", with_value("segmentId", b"NaN")]
+    good = [*rows(3), with_value("note", b"1" * 4301, segmentId="digits")]
+    body = page(*good[:2], *bad, *good[2:])
+
+    (batch,) = normalize([body], WINDOW)
+
+    assert len(batch.frame) == len(good)
+    assert [reject.raw_sha256 for reject in batch.rejects] == [hashlib.sha256(raw).hexdigest() for raw in bad]
+    assert find_superseded([body]).tolist() == []
+    assert len(np.unique(segment_keys(body, read_page(body)))) == len(good) + len(bad)
+
+
+def test_a_row_that_is_no_json_is_replaced_by_a_later_one_of_its_id() -> None:
+    pages = [page(with_value("note", b"NaN", segmentId="a"), row(segmentId="b")), page(row(segmentId="a"))]
+    (batch,) = normalize(pages, WINDOW, find_superseded(pages))
+    assert {record["segment_id"] for record in records(batch)} == {"a", "b"}
+    assert batch.rejects == ()
+
+
+def test_pages_with_a_byte_order_mark_are_normalised_as_those_without() -> None:
+    pages = [
+        page(*rows(3)),
+        page(row(segmentId="a", agentId="7"), with_value("note", b"NaN")),
+        page(row(segmentId="a")),
+    ]
+    marked = [b"\xef\xbb\xbf" + body for body in pages]
+    superseded = find_superseded(marked)
+    (plain,), (batch,) = normalize(pages, WINDOW, superseded), normalize(marked, WINDOW, superseded)
+    assert superseded.tolist() == find_superseded(pages).tolist() == [3]
+    assert records(batch) == records(plain)
+    assert batch.rejects == plain.rejects
+
+
 @pytest.mark.parametrize("raw", [b"null", b"7", b'"text"', b"[]", b"true"])
 def test_a_row_that_is_no_object_is_a_reject(raw: bytes) -> None:
     reject = rejected(raw)
@@ -534,7 +755,7 @@ def test_of_a_repeated_segment_only_the_last_row_is_left_even_across_pages() -> 
     assert [reject.raw for reject in batch.rejects] == [row(segmentId="a", agentId=None).decode(), "[1]", "[2]"]
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"segments": 7}', page(row())[:-20], page(b'{"a": }')])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"segments": 7}', page(row())[:-20], page(b"[")])
 def test_a_body_that_is_no_reply_raises(body: bytes) -> None:
     with pytest.raises(PageError):
         list(normalize([page(row(segmentId="2")), body], WINDOW))
@@ -561,6 +782,22 @@ ODD_VALUES: dict[str, list[Any]] = {
     "note": [None, "a\0", "\\u0000", 7, {"a": ["\0"]}, [1, 2], "1e99999"],
     "other": [None, "", -1.5e300],
 }
+
+
+STUMBLING_BLOCKS = [
+    *NO_JSON,
+    b'"\xff"',
+    b'"\xed\xa0\x80"',
+    b"1" * 4301,
+    b"1e131072",
+    b"[" * 200 + b"]" * 200,
+    b'{"a":' * 199 + b"[]" + b"}" * 199,
+    b'"' + b"[" * 300 + b'"',
+    b'"\xff", "note": 7',
+    b"[" * 300 + b"]" * 300 + b', "note": 7',
+    b'NaN, "note": 7',
+    b'7, "note": NaN',
+]
 
 
 def poisoned_row(dice: random.Random, number: int, oddities: int) -> bytes:
@@ -604,12 +841,41 @@ def test_what_becomes_of_a_row_does_not_depend_on_its_neighbours() -> None:
     raws = [poisoned_row(dice, number, dice.randrange(3)) for number in range(300)]
     repeats = find_superseded([page(*raws)]).tolist()  # some of the odd ids
     raws = [raw for ordinal, raw in enumerate(raws) if ordinal not in repeats]
+    raws += [with_value("note", value, segmentId=f"no-json-{number}") for number, value in enumerate(STUMBLING_BLOCKS)]
+    dice.shuffle(raws)
     together = list(normalize([page(*raws)], WINDOW))
     apart = list(normalize([page(raw) for raw in raws], WINDOW))
     alone = [batch for raw in raws for batch in normalize([page(raw)], WINDOW)]
     for batches in (apart, alone):
         assert _loaded(batches) == _loaded(together)
         assert _rejects(batches) == _rejects(together)
+
+
+DAMAGE = [b"NaN", b'"', b"\\", b"\\ud800", b"\xff", b"\0", b"{", b"}", b"[", b"]", b",", b":", b"1" * 4301, b'"note":']
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_page_that_is_damaged_is_refused_or_each_of_its_rows_is_accounted_for(seed: int) -> None:
+    dice = random.Random(seed)
+    refused = read = 0
+    for _ in range(60):
+        body = bytearray(page(*(poisoned_row(dice, number, dice.randrange(2)) for number in range(4))))
+        for _ in range(dice.choice([1, 1, 2])):
+            at = dice.randrange(len(body))
+            body[at : at + dice.randrange(3)] = dice.choice(DAMAGE)
+        pages = [page(row(segmentId="whole", note=1)), bytes(body)]
+        try:
+            keys = segment_keys(pages[1], read_page(pages[1]))
+        except PageError:
+            refused += 1
+            with pytest.raises(PageError):
+                list(normalize(pages, WINDOW))
+            continue
+        read += 1
+        batches = list(normalize(pages, WINDOW, find_superseded(pages)))
+        outside_day = sum(batch.outside_day for batch in batches)
+        assert len(_loaded(batches)) + len(_rejects(batches)) + outside_day == 1 + len(np.unique(keys)), bytes(body)
+    assert min(refused, read) > 5
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -378,6 +378,18 @@ def test_a_reject_is_resolved_when_a_mended_row_of_its_segment_is_loaded(warehou
     assert {resolved_at for *_, resolved_at in rejects_of(warehouse)} == {None}
 
 
+@pytest.mark.parametrize("strange", ["NaN", "\\xff", "9" * 5_000, "[" * 300 + "]" * 300, '"\\ud800"'])
+def test_a_reject_that_is_no_json_is_resolved_by_the_segment_that_its_id_names(
+    warehouse: sa.Engine, strange: str
+) -> None:
+    broken = reject(f'{{"segmentId": "{segment(1)["segment_id"]}", "totalHandleTimeMillis": {strange}}}')
+    load(warehouse, batch(rejects=(broken,)), max_rejected_percent=100.0)
+
+    mended = load(warehouse, batch(segment(1)), pulled_at=LATER)
+
+    assert [resolved_at for *_, resolved_at in rejects_of(warehouse)] == [mended.loaded_at]
+
+
 def test_a_reject_that_is_still_in_the_pull_is_not_resolved(warehouse: sa.Engine) -> None:
     broken = reject(json.dumps({"segmentId": segment(1)["segment_id"]}))
     load(warehouse, batch(rejects=(broken,)), max_rejected_percent=100.0)

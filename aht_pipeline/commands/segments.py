@@ -58,7 +58,7 @@ def run_segments(first: datetime | None, last: datetime | None, filters: Filters
                     for segment, key in zip(page.segments, content_keys(page).tolist(), strict=True):
                         if key not in seen:
                             seen.add(key)
-                            sys.stdout.write(bytes(segment).decode() + "\n")
+                            sys.stdout.buffer.write(bytes(segment) + b"\n")  # as sent, also what is no UTF-8
 
 
 class _Lines:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aht_pipeline.days import Window
-from aht_pipeline.normalize.plain import Fields, Segment
+from aht_pipeline.normalize.plain import DEEPEST, Fields, Segment
 from aht_pipeline.normalize.schema import EDGE, MOMENT
 from aht_pipeline.normalize.times import FIRST_MOMENT_US, parse_times
 
@@ -139,8 +139,8 @@ def as_table(pieces: Sequence[pa.RecordBatch]) -> pa.Table:
 def suspects(rows: pa.Table, window: Window) -> npt.NDArray[np.bool_]:
     """True for each row that may hold what cannot be stored: an unreadable time, a NUL, a strange `extra`; or no place.
 
-    Strange are a NUL, bytes that are no UTF-8, and numbers of a size that Postgres may not hold. Without a place are
-    rows that closed beyond the window's edges.
+    Strange are a NUL, bytes that are no UTF-8, numbers of a size that Postgres may not hold, and deep nesting. Without
+    a place are rows that closed beyond the window's edges.
     """
     end_us = rows["end_time"].cast(pa.int64()).fill_null(FIRST_MOMENT_US).to_numpy()
     first_us, last_us = window.start_ms * 1000 - _EDGE_US, window.end_ms * 1000 + _EDGE_US
@@ -152,7 +152,11 @@ def suspects(rows: pa.Table, window: Window) -> npt.NDArray[np.bool_]:
             found |= _true(pc.match_substring(rows[name], "\0"))
     if rows["extra"].null_count < len(rows):
         found |= _true(pc.match_substring_regex(rows["extra"], _STRANGE_JSON))
-        found |= _true(pc.greater(pc.binary_length(rows["extra"]), _LONG_JSON_BYTES))
+        lengths = pc.binary_length(rows["extra"])
+        found |= _true(pc.greater(lengths, _LONG_JSON_BYTES))
+        if pc.max(lengths).as_py() > 2 * DEEPEST:
+            brackets = pc.add(pc.count_substring(rows["extra"], "{"), pc.count_substring(rows["extra"], "["))
+            found |= _true(pc.greater(brackets, DEEPEST))
     return found
 
 

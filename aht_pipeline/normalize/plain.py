@@ -8,9 +8,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import astuple
 
+from aht_pipeline.pages import UNREADABLE, without_mark
+
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 KEY_CHARS = 600
 """The longest key that Postgres can surely index: its limit is 2,704 bytes, and a character may take four."""
+DEEPEST = 200
+"""Levels of objects and arrays in an added field. Decoders go far beyond, but how far depends on the stack below."""
 
 _Long = Annotated[int, msgspec.Meta(ge=LONG_MIN, le=LONG_MAX)]
 _Duration = Annotated[int, msgspec.Meta(ge=0, le=LONG_MAX)]
@@ -66,15 +70,15 @@ class PlainDecoder:
         """Every row of these replies; None when one of them is not plain, or a body is no reply."""
         decode = self._page_decoder.decode
         try:
-            return by_field(self.fields, (decode(body).segments for body in bodies))  # type: ignore[attr-defined]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            return by_field(self.fields, (decode(without_mark(body)).segments for body in bodies))  # type: ignore[attr-defined]
+        except UNREADABLE:
             return None
 
     def decode_row(self, raw: msgspec.Raw) -> Segment | None:
         """The row; None when it is not plain."""
         try:
             return self._row_decoder.decode(raw)  # type: ignore[return-value]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from calendar import monthrange
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,15 +19,21 @@ _SHORTEST = len("2026-01-01T00:00:00Z")
 _SECOND_COLON = len("2026-01-01T00:00")
 _SECONDS_BELOW = 10**11
 _FAR_MS = 10**15
-_BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]{1,3}([Z+-])"
+_BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]+([Z+-])"
+_PARTS = re.compile(
+    r"(?P<year>[+-]?[0-9]{4,})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"(?:[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:\.[0-9]+)?"
+    r"(?P<offset>[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
+_NO_TIME = "is not an RFC 3339 time with an offset"
 _SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
 def parse_times(texts: pa.StringArray) -> pa.TimestampArray:
     """Each text's moment, in microseconds; null where the text is no RFC 3339 time of the years 1 to 9999.
 
-    `Z` or an offset is required; `t` and `z` may be small; up to 9 fraction digits are read, those after the sixth are
-    dropped. The texts themselves must not be null.
+    `Z` or an offset is required; `t` and `z` may be small; fraction digits after the sixth are dropped. The texts
+    themselves must not be null.
     """
     moments = _cast(texts) if _all_have_seconds(texts) else None
     if moments is None:
@@ -65,6 +74,33 @@ def _cast_the_readable(texts: pa.StringArray) -> list[pa.TimestampArray]:
         return [pa.nulls(1, MOMENT)]
     middle = len(texts) // 2
     return _cast_the_readable(texts[:middle]) + _cast_the_readable(texts[middle:])
+
+
+def why_no_time(text: str) -> str:
+    """What is wrong with a text that `parse_times` cannot read: the end of a sentence about it."""
+    parts = _PARTS.fullmatch(text)
+    if parts is None:
+        return _NO_TIME
+    year, month, day, hour, minute, second, offset = parts.group(*_PARTS.groupindex)
+    if year.startswith("-") or not 1 <= len(year.lstrip("+0")) <= 4:
+        return "is outside the years 1 to 9999"
+    if len(year) > 4:
+        return _NO_TIME
+    if not 1 <= int(month) <= 12:
+        return "is no time: there is no such month"
+    if not 1 <= int(day) <= monthrange(int(year), int(month))[1]:
+        return "is no time: there is no such day"
+    if hour is None:
+        return "is a date without a time of day"
+    if hour > "23" or minute > "59" or second > "60":
+        return "is no time: there is no such time of day"
+    if second == "60":
+        return "has a second 60, which could only be a leap second: no stored time can be one"
+    if offset is None:
+        return "has no offset, so that it is no moment"
+    if offset[1:3] > "23" or offset[3:].lstrip(":") > "59":
+        return "is no time: there is no such offset"
+    return "is outside the years 1 to 9999 in UTC"
 
 
 def epoch_us(epoch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import quote
@@ -216,12 +217,14 @@ def _seconds(text: str | None, epoch: int | str | None) -> int | None:
 
 
 def _told(timeframe: Timeframe | None) -> str:
-    if timeframe is None:
+    if timeframe is None or timeframe == Timeframe():
         return "a window that it does not name"
     seconds = _seconds_of(timeframe)
-    if seconds is None:
-        return f"{timeframe.startTime or timeframe.startTimeL} to {timeframe.endTime or timeframe.endTimeL}"
-    return str(Window(from_millis(seconds[0] * 1000), from_millis(seconds[1] * 1000)))
+    with suppress(OverflowError):  # beyond every calendar
+        if seconds is not None:
+            return str(Window(from_millis(seconds[0] * 1000), from_millis(seconds[1] * 1000)))
+    edges = (timeframe.startTime or timeframe.startTimeL, timeframe.endTime or timeframe.endTimeL)
+    return " to ".join(str(edge)[:40] for edge in edges)
 
 
 def _lower_limit(causes: tuple[str, ...], asked: int) -> int | None:

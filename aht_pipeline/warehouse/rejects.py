@@ -62,6 +62,8 @@ def unresolved_rejects(connection: sa.Connection, account_id: str, day: Day) -> 
 
     Also those of the days around, as far as the API remembers: a row may be mended into another day.
     """
+    from aht_pipeline.pages import segment_id_of  # takes longer to import than a command takes to look at the ledger
+
     by_segment: dict[str, list[str]] = {}
     table = rejected_segments.c
     for row in connection.execute(
@@ -71,7 +73,7 @@ def unresolved_rejects(connection: sa.Connection, account_id: str, day: Day) -> 
             table.resolved_at.is_(None),
         )
     ):
-        segment_id = _segment_id(row.raw)
+        segment_id = segment_id_of(row.raw.encode())
         if segment_id is not None:
             by_segment.setdefault(segment_id, []).append(row.raw_sha256)
     return by_segment
@@ -91,12 +93,3 @@ def resolve_rejects(
         )
         .values(resolved_at=loaded_at)
     )
-
-
-def _segment_id(raw: str) -> str | None:
-    try:
-        segment = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    segment_id = segment.get("segmentId") if isinstance(segment, dict) else None
-    return segment_id if isinstance(segment_id, str) else None
