@@ -6,6 +6,8 @@ from aht_pipeline.simulator.directory import Directory
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import (
+    Cached,
+    ClockOff,
     Cut,
     Empty,
     ErrorStatus,
@@ -16,6 +18,7 @@ from aht_pipeline.simulator.faults import (
     Redirect,
     Reset,
     RevokeTokens,
+    Trickle,
     When,
     WrongCount,
 )
@@ -28,9 +31,11 @@ from aht_pipeline.simulator.traffic import ExplicitTraffic, Traffic, segment
 
 __all__ = [
     "GRAMMAR",
+    "Cached",
     "CallSegment",
     "CallTraffic",
     "CallsFileError",
+    "ClockOff",
     "Credentials",
     "Cut",
     "Directory",
@@ -52,6 +57,7 @@ __all__ = [
     "Simulator",
     "Style",
     "Traffic",
+    "Trickle",
     "When",
     "WrongCount",
     "parse_duration",

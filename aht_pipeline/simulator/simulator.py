@@ -153,7 +153,7 @@ class Simulator:
         try:
             answer = partial(self._right_answer, request)
             for fault in reversed(self._faults.striking(request, in_flight)):
-                answer = partial(strike, fault, answer, self.revoke_tokens)
+                answer = partial(strike, fault, request, answer, self.revoke_tokens)
             reply = answer()
         finally:
             self._log.end(request, reply, started, in_flight)
