@@ -2,9 +2,9 @@
 
 from aht_pipeline.source.api import SORT_ORDERS, AhtApi, SegmentQuery
 from aht_pipeline.source.errors import ApiError, Forgotten, NotBelieved, Refused, Unproved
-from aht_pipeline.source.http import Pacing
 from aht_pipeline.source.names import Name, NameKind, NameList, read_names
 from aht_pipeline.source.pull import DayPull, PageSink
+from aht_pipeline.source.retries import Pacing
 from aht_pipeline.source.walk import Proof, prove, pull_day
 
 __all__ = [
