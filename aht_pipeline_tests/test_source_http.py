@@ -739,6 +739,47 @@ class TestAnAppKey:
         assert len(sim.segment_requests) == 1
 
 
+class TestAByteOrderMark:
+    @pytest.mark.parametrize("of", ["baseURI.json", "app/token", "skills"])
+    def test_before_an_answer_is_taken_off(self, reading: Reading, of: str) -> None:
+        def answer(asked: Asked) -> Answer:
+            if asked.path.endswith("baseURI.json"):
+                service = asked.path.split("/")[-2]
+                body: object = {"service": service, "baseURI": server.url.removeprefix("http://")}
+            else:
+                body = [{"id": 7, "name": "a skill"}]
+            return marked(asked, body)
+
+        def marked(asked: Asked, body: object) -> Answer:
+            mark = b"\xef\xbb\xbf" if asked.path.endswith(of) else b""
+            return Answer(mark + json.dumps(body).encode())
+
+        server = reading.scripted(answer, token=lambda asked: marked(asked, {"access_token": "a-token"}))
+        names = read_names(reading.api(server, api_url=None, domain_api_url=server.url), NameKind.SKILL)
+
+        assert names is not None
+        assert [name.name for name in names.names] == ["a skill"]
+
+    def test_before_a_refusal_is_taken_off(self, reading: Reading) -> None:
+        server = reading.scripted(lambda _: Answer(b'\xef\xbb\xbf{"causes": ["limit: no", "from: no"]}', 400))
+
+        with pytest.raises(Refused, match=r"400 Bad Request: limit: no; from: no$") as refused:
+            ask(reading.api(server))
+
+        assert refused.value.causes == ("limit: no", "from: no")
+
+    def test_before_a_page_is_kept_with_it(self, reading: Reading) -> None:
+        body = b'\xef\xbb\xbf{"segments": []}'
+        taken: list[bytes] = []
+        server = reading.scripted(lambda _: Answer(body))
+        api = reading.api(server)
+
+        api.http.get(server.url, {}, taken.append, as_sent=True)
+        api.http.get(server.url, {}, taken.append)
+
+        assert taken == [body, body[3:]]
+
+
 TELLTALE = ClientCredentialKeys("a-client-id", 'S3cr"et/+ &=<x>%41')
 TELLTALE_APP = AppKeys("an-app-key", "app-S3cret", "tok/en+of=the&app", "token-S3cret")
 WAYS_TO_ECHO: dict[str, Callable[[str], object]] = {
