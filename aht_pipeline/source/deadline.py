@@ -16,7 +16,6 @@ from requests.adapters import HTTPAdapter
 
 _MB = 2**20
 _LARGEST = 64 * _MB  # a full page has about 0.2 MB, the names of 100,000 agents 10 MB
-_HOSTS = 16  # more than one account has: a pool that is pushed out would be closed
 
 _over_at_s: ContextVar[float] = ContextVar("_over_at_s", default=math.inf)
 
@@ -25,7 +24,7 @@ class AnswerTooLarge(OSError):
     """It goes on beyond what any answer of LivePerson's holds."""
 
     def __init__(self) -> None:
-        super().__init__(f"the answer has more than {_LARGEST // _MB} MB")
+        super().__init__(f"the answer has {_LARGEST // _MB} MB or more")
 
 
 def end_answers_at(moment_s: float) -> None:
@@ -42,8 +41,8 @@ def read_whole(response: requests.Response) -> bytes:
     if "Content-Encoding" not in response.headers:  # one large read costs less than .content
         whole: bytes = response.raw.read(decode_content=True)
         return whole
-    body: bytes = response.raw.read(_LARGEST + 1, decode_content=True)
-    if len(body) > _LARGEST:
+    body: bytes = response.raw.read(_LARGEST, decode_content=True)
+    if len(body) == _LARGEST:
         response.close()
         raise AnswerTooLarge
     return body
@@ -53,7 +52,7 @@ class BoundedAdapter(HTTPAdapter):
     """Its connections, plain, secured or through a proxy, obey `end_answers_at`; each URL keeps its first way."""
 
     def __init__(self, concurrency: int) -> None:
-        super().__init__(pool_connections=_HOSTS, pool_maxsize=concurrency + 2)
+        super().__init__(pool_maxsize=concurrency + 2)
         self._pools: dict[str, Any] = {}  # finding one anew costs a page 15 us
 
     def get_connection_with_tls_context(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
@@ -63,6 +62,10 @@ class BoundedAdapter(HTTPAdapter):
             pool.ConnectionCls = _bounded(pool.ConnectionCls)
             self._pools[url] = pool
         return self._pools[url]
+
+    def close(self) -> None:
+        self._pools.clear()
+        super().close()
 
 
 class _BoundedReader(io.RawIOBase):
@@ -85,7 +88,7 @@ class _BoundedReader(io.RawIOBase):
         self._socket.settimeout(left_s)
         count = self._raw.readinto(buffer)
         self._room -= count or 0
-        if self._room < 0:
+        if self._room <= 0:
             raise AnswerTooLarge
         return count
 
@@ -95,7 +98,14 @@ class _BoundedReader(io.RawIOBase):
 
     def makefile(self, *_: Any) -> io.BufferedReader:
         """As of a socket, to be read from by an HTTPResponse."""
-        return io.BufferedReader(self)
+        return _Buffered(self)
+
+
+class _Buffered(io.BufferedReader):
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size and size > _LARGEST:  # room for it would be made first
+            raise AnswerTooLarge
+        return super().read(size)
 
 
 class _BoundedResponse(HTTPResponse):
