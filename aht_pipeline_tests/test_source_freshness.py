@@ -104,7 +104,7 @@ def test_where_a_service_is_may_come_from_a_cache(reading: Reading) -> None:
         ask(reading.api(sim, api_url=None, domain_api_url=sim.url))
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 403, 404, 503])
 def test_a_refusal_that_a_cache_kept_is_told_as_that(reading: Reading, status: int) -> None:
     server = reading.scripted(lambda _: Answer({"message": "no"}, status, {"Age": "90000"}))
 

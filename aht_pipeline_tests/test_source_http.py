@@ -358,6 +358,16 @@ class TestTheThrottle:
         with throttle.slot(threading.Event()):
             assert time.monotonic() - began >= 0.3
 
+    def test_is_waited_for_no_longer_than_a_request_may_take(self, reading: Reading) -> None:
+        sim = reading.simulator([])
+        api = reading.api(sim, APP_KEYS, pacing=replace(FAST, total_s=0.3))
+        api.http.throttle.refused(closed_for_s=60)
+
+        with pytest.raises(ApiError, match="no whole answer within"):
+            ask(api)
+
+        assert sim.requests == []
+
 
 class TestAnAnswerThatIsFinal:
     def test_400_is_shown_with_its_causes_and_not_repeated(self, reading: Reading) -> None:

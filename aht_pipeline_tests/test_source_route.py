@@ -300,7 +300,7 @@ def test_a_host_that_is_not_found_is_named_with_what_named_it(
     told = told_at_once(reading, caplog, **options)
 
     assert "the host nowhere.invalid is not found by this machine" in told
-    assert f"check {variable}, and this machine's network and DNS" in told
+    assert f"check this machine's network and DNS, and {variable}" in told
 
 
 def test_a_setting_that_cannot_be_used_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
-import json
 import logging
-import math
 import re
 import socket
 import ssl
@@ -30,7 +27,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from aht_pipeline.errors import AhtError
 from aht_pipeline.source.deadline import BoundedAdapter, end_answers_at, read_whole
 from aht_pipeline.source.errors import ApiError, Refused
-from aht_pipeline.source.freshness import ASK_FOR_FRESH, Headers, Stale, find_stale, http_dates_s
+from aht_pipeline.source.freshness import ASK_FOR_FRESH, Stale, find_stale
+from aht_pipeline.source.refusals import causes_of, masked, phrase, retry_after_s, what_it_says
 from aht_pipeline.source.retries import Fault, Pacing, RetryBudget, TokenRefused, TooManyRequests, TransientError
 from aht_pipeline.source.route import Proxy, Route, route_to
 from aht_pipeline.source.throttle import Abandoned, Throttle
@@ -39,7 +37,6 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_STATUSES = frozenset(HTTPStatus)
 _SAME_AS_500 = {408, 500, 502, 503, 504}  # and resets, time-outs, cut-off and non-JSON bodies
 _MAY_PASS = _SAME_AS_500 | {HTTPStatus.TOO_MANY_REQUESTS}
 _OF_THE_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -198,7 +195,7 @@ class Http:
         self._reached.add(call.host)
         text = body.removeprefix(BOM_UTF8)
         stale = None if call.may_be_cached else find_stale(response.headers, sent_at_s, took_s)
-        if stale and response.status_code not in _MAY_PASS:
+        if stale and not _names_a_wait(response):
             raise _not_fresh(call, route, response, stale)
         if not call.is_answered_by(response.status_code):
             raise self._failure(call, response, text, signer, budget)
@@ -236,7 +233,7 @@ class Http:
             advice = f"check {proxy.variable} and the proxy, or name {name} in NO_PROXY"
         elif isinstance(cause, socket.gaierror):
             text = f"{call}: the host {name} is not found by this machine: {_named(cause)}"
-            advice = f"check {self._named_by(call)}, and this machine's network and DNS"
+            advice = f"check this machine's network and DNS, and {self._named_by(call)}"
         if not advice:
             return Fault(text)
         if call.host in self._reached or isinstance(cause, ConnectionResetError):
@@ -255,12 +252,12 @@ class Http:
         budget: RetryBudget,
     ) -> TransientError | ApiError:
         status = response.status_code
-        said = _what_it_says(body, secrets=call.secrets(response))
-        text = f"{call}: {status} {_phrase(status)}".rstrip() + (f": {said}" if said else "")
+        said = what_it_says(body, secrets=call.secrets(response))
+        text = f"{call}: {status} {phrase(status)}".rstrip() + (f": {said}" if said else "")
         if status in _MAY_PASS:
-            return self._told_to_wait(status, text, _retry_after_s(response.headers))
+            return self._told_to_wait(status, text, retry_after_s(response.headers))
         if status == HTTPStatus.BAD_REQUEST and call.form is None:  # to a form it means wrong credentials
-            return Refused(text, _causes(body))
+            return Refused(text, causes_of(body))
         advice = self._advice(call, response)
         if status == HTTPStatus.UNAUTHORIZED and call.authorisation:
             is_first = budget.refused_token is None
@@ -362,9 +359,15 @@ class _NoAuth(AuthBase):
         return request
 
 
+def _names_a_wait(response: requests.Response) -> bool:
+    """Whether it is by this reply, of whatever time, that requests slow down."""
+    status = response.status_code
+    return status == HTTPStatus.TOO_MANY_REQUESTS or (status in _SAME_AS_500 and "Retry-After" in response.headers)
+
+
 def _refused_by_proxy(call: _Call[Answer], proxy: Proxy, status: int) -> TransientError | ApiError:
     """What a proxy's own answer means, in place of a way through it."""
-    text = f"{call}: {proxy} answered {status} {_phrase(status)}".rstrip()
+    text = f"{call}: {proxy} answered {status} {phrase(status)}".rstrip()
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return ApiError(f"{text}: have {proxy.variable} hold the right user and password, http://user:password@host")
     if status in _MAY_PASS:
@@ -373,12 +376,9 @@ def _refused_by_proxy(call: _Call[Answer], proxy: Proxy, status: int) -> Transie
 
 
 def _not_fresh(call: _Call[Answer], route: Route, response: requests.Response, stale: Stale) -> Fault:
-    sign = stale.sign
-    for secret in call.secrets(response):
-        sign = sign.replace(secret, "***") if secret else sign
     through = f" (it is asked through {str(route.proxy).rstrip(',')})" if route.proxy else ""
     advice = stale.advice.format(host=urlsplit(call.url).hostname, proxy=through)
-    return Fault(f"{call}: {sign[:_LONGEST_WORDS]}", advice=advice)
+    return Fault(f"{call}: {masked(stale.sign, call.secrets(response))[:_LONGEST_WORDS]}", advice=advice)
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
@@ -391,53 +391,3 @@ def _layers(error: BaseException) -> Iterator[BaseException]:
 
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _retry_after_s(headers: Headers) -> float | None:
-    """Seconds, or an HTTP date, which is meant by the clock that dated the reply; None for neither."""
-    named = headers.get("Retry-After", "")
-    try:
-        seconds = float(named)
-    except ValueError:
-        until_s = http_dates_s(named)
-        if not until_s:
-            return None
-        replied_at_s = http_dates_s(headers.get("Date", "")) or (time.time(),)
-        seconds = until_s[-1] - replied_at_s[-1]
-    return None if math.isnan(seconds) else max(0.0, seconds)
-
-
-def _phrase(status: int) -> str:
-    """The status in words of our own: the server's could repeat what was sent."""
-    return HTTPStatus(status).phrase if status in _STATUSES else ""
-
-
-def _error_object(body: bytes) -> dict[str, object]:
-    try:
-        error = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return error if isinstance(error, dict) else {}
-
-
-def _causes(body: bytes) -> tuple[str, ...]:
-    error = _error_object(body)
-    causes = error.get("causes") or error.get("message")
-    return tuple(map(str, causes if isinstance(causes, list) else [causes])) if causes else ()
-
-
-def _what_it_says(body: bytes, secrets: list[str]) -> str:
-    """What an error's body says, in a line: JSON as documented, HTML, or nothing."""
-    error = _error_object(body)
-    told = (str(error[key]) for key in ("reason", "message", "error_description") if error.get(key))
-    parts = list(dict.fromkeys([*_causes(body), *told]))
-    if error.get("internalCode"):
-        parts.append(f"internalCode {error['internalCode']}")
-    if body.lstrip().startswith(b"["):  # data and no error, perhaps about people
-        return ""
-    text = "; ".join(parts) or html.unescape(body.decode(errors="replace"))
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # before anything is cut off
-        text = text.replace(secret, "***")
-    if not parts:
-        text = re.sub(r"<[^>]*>", " ", text[:2000])
-    return re.sub(r"\s+", " ", text).strip()[:500]
