@@ -144,6 +144,7 @@ def open_api(settings: Settings) -> Iterator[AhtApi]:
     api = AhtApi(
         settings.require_account(),
         settings.require_keys(),
+        service_urls=settings.service_urls,
         api_url=settings.api_url,
         domain_api_url=settings.domain_api_url,
         source=settings.source,

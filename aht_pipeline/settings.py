@@ -28,6 +28,7 @@ from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
 from aht_pipeline.days import yesterday
 from aht_pipeline.environment import Given, read_given, refuse_unseen
 from aht_pipeline.errors import SettingsError
+from aht_pipeline.services import URL_VARIABLES
 
 DEMO_ACCOUNT = "demo"
 
@@ -224,6 +225,9 @@ class Variables(BaseModel):
     liveperson_access_token: SecretStr | None = None
     liveperson_access_token_secret: SecretStr | None = None
     liveperson_api_url: Annotated[str, AfterValidator(_base)] | None = None
+    liveperson_agent_activity_url: Annotated[str, AfterValidator(_base)] | None = None
+    liveperson_sentinel_url: Annotated[str, AfterValidator(_base)] | None = None
+    liveperson_account_config_url: Annotated[str, AfterValidator(_base)] | None = None
     liveperson_domain_api_url: Annotated[str, AfterValidator(_base)] = "https://api.liveperson.net"
     aht_source: Annotated[str, AfterValidator(_identifier)] = "aht_pipeline"
     aht_page_size: Annotated[int, _whole(1, 500)] = 500
@@ -264,6 +268,7 @@ class Settings:
 
     demo: works on the demo home, with the simulator as the API; nothing that is configured is touched.
     keys: None where no credentials are set; what needs the API is refused then.
+    service_urls: of services that have a URL of their own, by the Domain API's names of them.
     warehouse_url, warehouse_admin_url: None for the embedded server of `home`.
     dagster_home_is_given: the user's own, used as it is.
     agent_names: whether names of agents are kept and shown; those of skills and groups always are.
@@ -273,6 +278,7 @@ class Settings:
     home: Path
     account_id: str | None
     keys: ClientCredentialKeys | AppKeys | None
+    service_urls: Mapping[str, str]
     api_url: str | None
     domain_api_url: str
     source: str
@@ -400,6 +406,7 @@ def _demo(variables: Variables) -> Settings:
         home=home,
         account_id=DEMO_ACCOUNT,
         keys=None,
+        service_urls={},
         api_url=None,
         domain_api_url=plain.liveperson_domain_api_url,
         source=plain.aht_source,
@@ -450,6 +457,7 @@ def _real(variables: Variables, given: Given) -> Settings:
         home=home,
         account_id=variables.liveperson_account_id,
         keys=keys,
+        service_urls=_service_urls(variables),
         api_url=variables.liveperson_api_url,
         domain_api_url=variables.liveperson_domain_api_url,
         source=variables.aht_source,
@@ -496,6 +504,11 @@ def _keys(variables: Variables) -> ClientCredentialKeys | AppKeys | None:
         "liveperson_access_token_secret",
     )
     return AppKeys(*app) if app else None
+
+
+def _service_urls(variables: Variables) -> dict[str, str]:
+    given = {service: getattr(variables, name.lower()) for service, name in URL_VARIABLES.items()}
+    return {service: url for service, url in given.items() if url}
 
 
 def _all_or_none(variables: Variables, *names: str) -> list[str] | None:

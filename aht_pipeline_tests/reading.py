@@ -70,7 +70,7 @@ def ids(rows: Iterable[Row]) -> list[str]:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as a `Scripted` server got it; `at` is the wall clock's time."""
+    """One request as a `Scripted` server got it; `at` is the wall clock's time, names of headers are in lower case."""
 
     method: str
     path: str
@@ -78,6 +78,7 @@ class Asked:
     authorization: str
     body: str
     at: float = field(default_factory=time.time)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def window(self) -> tuple[datetime, datetime]:
@@ -115,6 +116,7 @@ class Scripted:
                     query=dict(parse_qsl(url.query)),
                     authorization=handler.headers.get("Authorization", ""),
                     body=handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode(),
+                    headers={name.lower(): value for name, value in handler.headers.items()},
                 )
                 self.asked.append(asked)
                 reply = (grant if url.path.endswith("/app/token") else answer)(asked)

@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from aht_pipeline.errors import SettingsError
+from aht_pipeline.home import open_api
+from aht_pipeline.services import URL_VARIABLES
 from aht_pipeline.settings import (
     Settings,
     Variables,
@@ -105,6 +107,11 @@ def read(variables: pytest.MonkeyPatch, **values: str) -> Settings:
         ("LIVEPERSON_API_URL", {"LIVEPERSON_API_URL": "va.example.com"}),
         ("LIVEPERSON_API_URL", {"LIVEPERSON_API_URL": "https://user:the-secret@va.example.com"}),
         ("LIVEPERSON_DOMAIN_API_URL", {"LIVEPERSON_DOMAIN_API_URL": "http://10.0.0.1"}),
+        *(
+            (variable, {variable: value})
+            for variable in URL_VARIABLES.values()
+            for value in ("va.example.com", "http://example.com", "https://user:the-secret@x.com", "https://x.com?a=1")
+        ),
         *(
             ("LIVEPERSON_ACCOUNT_ID", {"LIVEPERSON_ACCOUNT_ID": value})
             for value in ("1/2", "..", "1 2", "1'; DROP TABLE aht.loads; --", "1\n2", "%2e", "१२")
@@ -482,6 +489,30 @@ def test_a_child_process_in_another_directory_reads_the_same_settings(
     assert child.stdout.strip() == f"{expected} {expected.environment}"
     assert settings.archive_url == str(tmp_path / "kept")
     assert settings.environment["LIVEPERSON_CLIENT_SECRET"] == "$a${HOME}'#"
+
+
+@pytest.mark.parametrize(("service", "variable"), URL_VARIABLES.items())
+def test_a_service_may_have_a_url_of_its_own_which_processes_elsewhere_get_too(
+    variables: pytest.MonkeyPatch, service: str, variable: str
+) -> None:
+    others = "https://others.example.test"
+    settings = read(variables, **REAL, LIVEPERSON_API_URL=others, **{variable: "https://own.example.test/base/"})
+    for name, value in process_environment(settings).items():
+        variables.setenv(name, value)
+
+    with open_api(read_settings()) as api:
+        urls = {name: api.url_of(name) for name in URL_VARIABLES}
+
+    assert urls == dict.fromkeys(URL_VARIABLES, others) | {service: "https://own.example.test/base"}
+
+
+def test_the_demo_asks_no_service_that_is_configured(variables: pytest.MonkeyPatch) -> None:
+    settings = read(variables, **dict.fromkeys(URL_VARIABLES.values(), "https://own.example.test"))
+
+    assert settings.demo
+    with open_api(settings) as api:
+        assert {api.url_of(name) for name in URL_VARIABLES} == {api.url_of("any other")}
+    assert not URL_VARIABLES.values() & process_environment(settings).keys()
 
 
 def test_no_secret_is_in_a_repr(variables: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from cryptography.x509.oid import NameOID
 from requests_oauthlib import OAuth1
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
+from aht_pipeline.services import AGENT_ACTIVITY, SENTINEL, URL_VARIABLES
 from aht_pipeline.simulator import (
     Cut,
     Endpoint,
@@ -46,11 +47,12 @@ from aht_pipeline.simulator import (
     When,
 )
 from aht_pipeline.simulator.authorisation import oauth1_signature
-from aht_pipeline.source import AhtApi, ApiError, Pacing, Refused, SegmentQuery, pull_day
+from aht_pipeline.source import AhtApi, ApiError, NameKind, Pacing, Refused, SegmentQuery, pull_day, read_names
 from aht_pipeline.source.api import Reply
 from aht_pipeline.source.auth import SignedByApp
-from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
-from aht_pipeline.source.http import Http, _Patience, _TooMany
+from aht_pipeline.source.hosts import resolve
+from aht_pipeline.source.http import Http
+from aht_pipeline.source.retries import RetryBudget, TooManyRequests
 from aht_pipeline.source.throttle import Throttle
 from aht_pipeline_tests.reading import (
     APP_KEYS,
@@ -242,11 +244,17 @@ class Test429:
         refused, repeated = server.asked_for_segments
         assert repeated.at - refused.at >= 0.19  # a wall clock, which may be slewed
 
-    @pytest.mark.parametrize("retry_after_s", [901, 1e9, float("inf")])
-    def test_with_too_long_a_wait_fails_at_once_and_names_it(self, reading: Reading, retry_after_s: float) -> None:
-        sim = reading.simulator([], faults=[ErrorStatus(429, retry_after_s=retry_after_s)])
+    @pytest.mark.parametrize("status", [429, 408, 500, 502, 503, 504])
+    @pytest.mark.parametrize("retry_after_s", [901, 86400, 1e9, float("inf")])
+    def test_and_faults_with_too_long_a_wait_fail_at_once_and_name_it(
+        self, reading: Reading, retry_after_s: float, status: int
+    ) -> None:
+        sim = reading.simulator([], faults=[ErrorStatus(status, retry_after_s=retry_after_s)])
 
-        with pytest.raises(ApiError, match=f"429 .*asks to wait {retry_after_s:.0f} s"):
+        with pytest.raises(
+            ApiError,
+            match=f"{status} .*asks to wait {retry_after_s:.0f} s, longer than what is left of the 900 s .*attempt 1:",
+        ):
             ask(reading.api(sim))
 
         assert len(sim.segment_requests) == 1
@@ -261,9 +269,9 @@ class Test429:
 
     def test_is_waited_for_a_second_at_first_and_longer_each_time_and_not_by_all_alike(self) -> None:
         def pauses_s() -> list[float]:
-            patience, pauses = _Patience(Pacing()), []
+            patience, pauses = RetryBudget(Pacing()), []
             for _ in shortest_s:
-                patience.spend(_TooMany("429", retry_after_s=None))
+                patience.spend(TooManyRequests("429"))
                 pauses.append(patience.pause_s)
             return pauses
 
@@ -271,6 +279,57 @@ class Test429:
         ours, theirs = pauses_s(), pauses_s()
         assert all(least <= pause <= 1.25 * least for least, pause in zip(shortest_s, ours, strict=True))
         assert ours != theirs
+
+
+class TestAFaultThatNamesItsWait:
+    """With Retry-After."""
+
+    @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+    def test_is_waited_for(self, reading: Reading, status: int) -> None:
+        sim = reading.simulator([], faults=[ErrorStatus(status, retry_after_s=0.4, when=When(first=1))])
+
+        ask(reading.api(sim))
+
+        refused, repeated = sim.segment_requests
+        assert repeated.started_s - refused.started_s >= 0.4
+
+    def test_is_waited_for_as_often_as_a_429(self, reading: Reading) -> None:
+        tries = Pacing().tries_of_429
+        sim = reading.simulator([], faults=[ErrorStatus(503, retry_after_s=0.01, when=When(first=tries - 1))])
+
+        assert ask(reading.api(sim)).requests == tries
+
+    @pytest.mark.parametrize("clock_off_s", [0, 7200, -7200])
+    def test_until_a_date_is_waited_for_by_the_clock_that_dated_it(self, reading: Reading, clock_off_s: int) -> None:
+        def answer(asked: Asked) -> Answer:
+            if len(server.asked_for_segments) > 1:
+                return empty_page(asked)
+            now_s = int(time.time()) + clock_off_s
+            dates = {"Date": email.utils.formatdate(now_s, usegmt=True)}
+            return Answer(b"", 503, dates | {"Retry-After": email.utils.formatdate(now_s + 2, usegmt=True)})
+
+        server = reading.scripted(answer)
+        ask(reading.api(server))
+
+        refused, repeated = server.asked_for_segments
+        assert 1.9 <= repeated.at - refused.at < 60  # a wall clock, which may be slewed
+
+    @pytest.mark.parametrize(
+        "retry_after", ["0", "-3", "nan", "-inf", "Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 99 Foo", "soon", ""]
+    )
+    def test_that_is_none_is_a_fault_like_others(self, reading: Reading, retry_after: str) -> None:
+        server = reading.scripted(lambda _: Answer(b"", 503, {"Retry-After": retry_after}))
+
+        with pytest.raises(ApiError, match="503 Service Unavailable; given up at attempt 4: try again later"):
+            ask(reading.api(server))
+
+    def test_that_is_shorter_than_the_documented_pause_does_not_shorten_it(self, reading: Reading) -> None:
+        sim = reading.simulator([], faults=[ErrorStatus(503, retry_after_s=0.01, when=When(first=1))])
+
+        ask(reading.api(sim, pacing=replace(FAST, after_faults_s=(0.4,))))
+
+        refused, repeated = sim.segment_requests
+        assert repeated.started_s - refused.started_s >= 0.4
 
 
 class TestTheThrottle:
@@ -299,6 +358,16 @@ class TestTheThrottle:
         with throttle.slot(threading.Event()):
             assert time.monotonic() - began >= 0.3
 
+    def test_is_waited_for_no_longer_than_a_request_may_take(self, reading: Reading) -> None:
+        sim = reading.simulator([])
+        api = reading.api(sim, APP_KEYS, pacing=replace(FAST, total_s=0.3))
+        api.http.throttle.refused(closed_for_s=60)
+
+        with pytest.raises(ApiError, match="no whole answer within"):
+            ask(api)
+
+        assert sim.requests == []
+
 
 class TestAnAnswerThatIsFinal:
     def test_400_is_shown_with_its_causes_and_not_repeated(self, reading: Reading) -> None:
@@ -321,15 +390,30 @@ class TestAnAnswerThatIsFinal:
             ask(reading.api(server))
 
     @pytest.mark.parametrize(
-        ("status", "advice"), [(403, PERMISSION), (404, "LIVEPERSON_ACCOUNT_ID"), (418, "not documented")]
+        ("status", "advice"),
+        [
+            (401, PERMISSION),
+            (403, PERMISSION),
+            *((status, "LIVEPERSON_ACCOUNT_ID") for status in (401, 403, 404)),
+            (418, "not documented"),
+        ],
     )
     def test_other_statuses_say_what_to_check(self, reading: Reading, status: int, advice: str) -> None:
         sim = reading.simulator([], faults=[ErrorStatus(status)])
 
         with pytest.raises(ApiError, match=f"{status} .*{re.escape(advice)}"):
-            ask(reading.api(sim))
+            ask(reading.api(sim, APP_KEYS))
 
         assert len(sim.segment_requests) == 1
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    @pytest.mark.parametrize("on", [Endpoint.TOKEN, Endpoint.DOMAIN, Endpoint.SKILLS])
+    def test_of_any_other_service_names_the_account_too(self, reading: Reading, on: Endpoint, status: int) -> None:
+        sim = reading.simulator([], faults=[ErrorStatus(status, when=When(on=on))])
+        api = reading.api(sim, api_url=None, domain_api_url=sim.url)
+
+        with pytest.raises(ApiError, match=f"{status} .*LIVEPERSON_ACCOUNT_ID"):
+            read_names(api, NameKind.SKILL)
 
     def test_a_success_that_is_not_200_is_none(self, reading: Reading) -> None:
         server = reading.scripted(lambda asked: replace(empty_page(asked), status=206))
@@ -410,11 +494,22 @@ def fresh_jwt() -> str:
     return jwt(3600)
 
 
-def jwt(expires_in_s: float) -> str:
+def short_jwt_of_another_clock() -> str:
+    """Lives for a second, by a clock that is two hours ahead of ours."""
+    return jwt(7201, issued_in_s=7200)
+
+
+def jwt_that_ends_before_it_begins() -> str:
+    return jwt(3600, issued_in_s=7200)
+
+
+def jwt(expires_in_s: float, issued_in_s: float | None = None) -> str:
     def encoded(part: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
-    return f"{encoded({'alg': 'HS256'})}.{encoded({'exp': int(time.time() + expires_in_s)})}.c2lnbmF0dXJl"
+    now = int(time.time())
+    claims = {"exp": now + expires_in_s} | ({} if issued_in_s is None else {"iat": now + issued_in_s})
+    return f"{encoded({'alg': 'HS256'})}.{encoded(claims)}.c2lnbmF0dXJl"
 
 
 class TestABearerToken:
@@ -446,13 +541,21 @@ class TestABearerToken:
             ({"expires_in": "3600"}, opaque, 1),
             ({"expires_in": 3600.5}, opaque, 1),
             ({"expires_in": 30}, opaque, 1),
-            ({"expires_in": 0}, opaque, 2),
-            ({"expires_in": "0"}, opaque, 2),
+            ({"expires_in": [3600]}, opaque, 1),
+            ({"expires_in": float("inf")}, opaque, 1),
+            *(
+                ({"expires_in": nothing}, opaque, 1)
+                for nothing in (0, "0", -1, "-1", 0.01, "nan", "inf", "soon", "", "true")
+            ),
             ({"expires_in": 3600}, expired_jwt, 1),
-            ({"expires_in": "soon"}, expired_jwt, 2),
-            ({"expires_in": None}, expired_jwt, 2),
-            ({}, expired_jwt, 2),
+            ({"expires_in": "soon"}, expired_jwt, 1),
+            ({"expires_in": None}, expired_jwt, 1),
+            ({}, expired_jwt, 1),
             ({}, fresh_jwt, 1),
+            ({}, jwt_that_ends_before_it_begins, 1),
+            ({}, short_jwt_of_another_clock, 2),
+            ({"expires_in": 0}, short_jwt_of_another_clock, 2),
+            ({"expires_in": 3600}, short_jwt_of_another_clock, 1),
             ({}, opaque, 1),
             ({}, lambda: "not.a-jwt.at-all", 1),
         ],
@@ -465,6 +568,8 @@ class TestABearerToken:
         api = reading.api(server)
 
         ask(api)
+        if fetched > 1:
+            time.sleep(0.6)  # over half of its second
         ask(api)
 
         assert len(server.asked_for_tokens) == fetched
@@ -493,6 +598,55 @@ class TestABearerToken:
         assert pull.retries >= 1
         assert pull.requests == len(sim.segment_requests)
 
+    def test_that_says_no_lifetime_is_used_until_it_is_refused(self, reading: Reading) -> None:
+        granted = [Answer({"access_token": token, "expires_in": 0}) for token in ("first", "second")]
+
+        def answer(asked: Asked) -> Answer:
+            is_revoked = len(server.asked_for_segments) == 4
+            return Answer({"reason": "revoked"}, 401) if is_revoked else empty_page(asked)
+
+        server = reading.scripted(answer, token=lambda _: granted.pop(0))
+        api = reading.api(server)
+        for _ in range(6):
+            ask(api)
+
+        used = [asked.authorization for asked in server.asked_for_segments]
+        assert used == ["Bearer first"] * 4 + ["Bearer second"] * 3
+
+    @pytest.mark.parametrize("threads", [1, 8])
+    def test_that_is_given_once_more_after_it_was_refused_is_waited_out(self, reading: Reading, threads: int) -> None:
+        given = itertools.chain(["old"] * 3, itertools.repeat("new"))
+
+        def answer(asked: Asked) -> Answer:
+            is_old = asked.authorization == "Bearer old"
+            return Answer({"reason": "oauth_problem=token_rejected"}, 401) if is_old else empty_page(asked)
+
+        server = reading.scripted(answer, token=lambda _: Answer({"access_token": next(given), "expires_in": 3600}))
+        api = reading.api(server, concurrency=threads, pacing=replace(FAST, after_faults_s=(0.1, 0.1, 0.1)))
+
+        with ThreadPoolExecutor(threads) as pool:
+            replies = list(pool.map(lambda _: ask(api), range(threads)))
+
+        assert len(replies) == threads
+        assert len(server.asked_for_tokens) == 4
+
+    def test_that_is_given_again_and_again_fails_and_names_the_permission(self, reading: Reading) -> None:
+        server = reading.scripted(lambda _: Answer({"reason": "no"}, 401))
+
+        with pytest.raises(ApiError, match=f"401 .*once more; given up at attempt 5: .*{PERMISSION}"):
+            ask(reading.api(server))
+
+    def test_that_cannot_be_fetched_fails_all_who_wait_for_it_at_once(self, reading: Reading) -> None:
+        server = reading.scripted(empty_page, token=lambda _: Answer(b"", 503))
+        api = reading.api(server, concurrency=8, pacing=replace(FAST, after_faults_s=(0.1, 0.1, 0.1)))
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, api) for _ in range(8)]
+            failures = [str(page.exception()) for page in asked]
+
+        assert all("503 Service Unavailable; given up at attempt 4" in failure for failure in failures)
+        assert len(server.asked_for_tokens) == 4
+
     def test_that_stays_refused_fails_and_names_the_permission(self, reading: Reading) -> None:
         sim = reading.simulator([], faults=[ErrorStatus(401)])
 
@@ -506,7 +660,9 @@ class TestABearerToken:
     def test_for_a_wrong_secret_is_refused_and_names_the_variables(self, reading: Reading, status: int) -> None:
         server = reading.scripted(empty_page, token=lambda _: Answer({"error": "invalid_client"}, status))
 
-        with pytest.raises(ApiError, match=f"{status} .*LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET"):
+        with pytest.raises(
+            ApiError, match=f"{status} .*LIVEPERSON_CLIENT_ID and LIVEPERSON_CLIENT_SECRET.*LIVEPERSON_ACCOUNT_ID"
+        ):
             ask(reading.api(server, TELLTALE))
 
         assert len(server.asked) == 1
@@ -591,6 +747,47 @@ class TestAnAppKey:
             ask(reading.api(sim, replace(APP_KEYS, app_secret="another")))
 
         assert len(sim.segment_requests) == 1
+
+
+class TestAByteOrderMark:
+    @pytest.mark.parametrize("of", ["baseURI.json", "app/token", "skills"])
+    def test_before_an_answer_is_taken_off(self, reading: Reading, of: str) -> None:
+        def answer(asked: Asked) -> Answer:
+            if asked.path.endswith("baseURI.json"):
+                service = asked.path.split("/")[-2]
+                body: object = {"service": service, "baseURI": server.url.removeprefix("http://")}
+            else:
+                body = [{"id": 7, "name": "a skill"}]
+            return marked(asked, body)
+
+        def marked(asked: Asked, body: object) -> Answer:
+            mark = b"\xef\xbb\xbf" if asked.path.endswith(of) else b""
+            return Answer(mark + json.dumps(body).encode())
+
+        server = reading.scripted(answer, token=lambda asked: marked(asked, {"access_token": "a-token"}))
+        names = read_names(reading.api(server, api_url=None, domain_api_url=server.url), NameKind.SKILL)
+
+        assert names is not None
+        assert [name.name for name in names.names] == ["a skill"]
+
+    def test_before_a_refusal_is_taken_off(self, reading: Reading) -> None:
+        server = reading.scripted(lambda _: Answer(b'\xef\xbb\xbf{"causes": ["limit: no", "from: no"]}', 400))
+
+        with pytest.raises(Refused, match=r"400 Bad Request: limit: no; from: no$") as refused:
+            ask(reading.api(server))
+
+        assert refused.value.causes == ("limit: no", "from: no")
+
+    def test_before_a_page_is_kept_with_it(self, reading: Reading) -> None:
+        body = b'\xef\xbb\xbf{"segments": []}'
+        taken: list[bytes] = []
+        server = reading.scripted(lambda _: Answer(body))
+        api = reading.api(server)
+
+        api.http.get(server.url, {}, taken.append, as_sent=True)
+        api.http.get(server.url, {}, taken.append)
+
+        assert taken == [body, body[3:]]
 
 
 TELLTALE = ClientCredentialKeys("a-client-id", 'S3cr"et/+ &=<x>%41')
@@ -692,6 +889,12 @@ class TestAHost:
             ("va.liveperson.net:443", "https://va.liveperson.net:443"),
             ("https://va.liveperson.net/", "https://va.liveperson.net"),
             ("http://va.liveperson.net", "https://va.liveperson.net"),
+            ("HTTPS://ause1.lpcloud.io", "https://ause1.lpcloud.io"),
+            ("http://va.lpcloud.io:80/", "https://va.lpcloud.io"),
+            ("http://va.lpcloud.io:8080", "https://va.lpcloud.io:8080"),
+            ("va.liveperson.net/a-path/", "https://va.liveperson.net/a-path"),
+            ("https://VA.LPCloud.IO:8443/a/b%20c/", "https://VA.LPCloud.IO:8443/a/b%20c"),
+            ("http://127.0.0.1:8080/a-path/", "http://127.0.0.1:8080/a-path"),
             ("127.0.0.1:8080", "http://127.0.0.1:8080"),
             ("localhost", "http://localhost"),
             ("[::1]:8080", "http://[::1]:8080"),
@@ -724,7 +927,20 @@ class TestAHost:
             "evil.com\\x.liveperson.net",
             "evil.com\\@x.liveperson.net",
             "evil.com x.liveperson.net",
-            "va.liveperson.net/path",
+            "va.liveperson.net/path?query",
+            "va.liveperson.net/path#fragment",
+            "va.liveperson.net?",
+            "va.liveperson.net/a/../b",
+            "va.liveperson.net:",
+            "va.liveperson.net:0",
+            "va.liveperson.net:80:443",
+            ".liveperson.net",
+            "va..liveperson.net",
+            "evil.com/va.lpcloud.io",
+            "evil-lpcloud.io",
+            "lpcloud.io",
+            "va.lpcloud.io.evil.com",
+            "https://user:password@va.lpcloud.io",
             "va.liveperson.net\r\nx",
             "ev\u0131l.com",
             "va.\uff4civeperson.net",
@@ -743,7 +959,7 @@ class TestAHost:
     def test_elsewhere_is_refused_and_sent_nothing(self, reading: Reading, named: str) -> None:
         server = reading.scripted(lambda _: Answer({"service": "agentActivityDomain", "baseURI": named}))
 
-        with pytest.raises(ApiError, match=r"no credentials\s+are sent there.*LIVEPERSON_API_URL"):
+        with pytest.raises(ApiError, match=r"no credentials are sent there.*LIVEPERSON_AGENT_ACTIVITY_URL"):
             ask(reading.api(server, api_url=None, domain_api_url=server.url))
 
         assert [asked.path for asked in server.asked] == ["/api/account/demo/service/agentActivityDomain/baseURI.json"]
@@ -767,6 +983,27 @@ class TestAHost:
 
         with pytest.raises(ApiError, match=r"no service 'agentActivityDomain'.*LIVEPERSON_ACCOUNT_ID"):
             ask(reading.api(server, api_url=None, domain_api_url=server.url))
+
+    def test_of_a_service_that_is_elsewhere_is_refused_by_the_variable_of_that_service(self, reading: Reading) -> None:
+        sim = reading.simulator([], base_uri="evil.com")
+
+        for service, variable in URL_VARIABLES.items():
+            with pytest.raises(ApiError, match=f"'evil.com' for {service}.* set {variable} to it"):
+                look_up(sim.url, service)
+
+    def test_that_is_given_wins_over_the_one_for_all_which_wins_over_the_domain_api(self, reading: Reading) -> None:
+        given, for_all = reading.scripted(empty_page), reading.scripted(empty_page)
+        domain = reading.simulator([])
+
+        urls = {AGENT_ACTIVITY: f"{given.url}/"}
+        ask(reading.api(for_all, service_urls=urls, domain_api_url=domain.url))
+        assert (len(given.asked_for_segments), len(given.asked_for_tokens)) == (1, 0)
+        assert (len(for_all.asked_for_segments), len(for_all.asked_for_tokens)) == (0, 1)
+        assert domain.requests == []
+
+        urls = {SENTINEL: given.url}
+        ask(reading.api(for_all, APP_KEYS, api_url=None, service_urls=urls, domain_api_url=domain.url))
+        assert [request.endpoint for request in domain.requests] == [Endpoint.DOMAIN, Endpoint.SEGMENTS]
 
     def test_of_an_unknown_account_is_told_by_its_variable(self, reading: Reading) -> None:
         sim = reading.simulator([], account="another")

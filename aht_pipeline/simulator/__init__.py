@@ -6,7 +6,9 @@ from aht_pipeline.simulator.directory import Directory
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.fault_specs import GRAMMAR, FaultSpecError, parse_duration, parse_fault
 from aht_pipeline.simulator.faults import (
+    Cached,
     Capped,
+    ClockOff,
     Cut,
     Deepest,
     Empty,
@@ -18,6 +20,7 @@ from aht_pipeline.simulator.faults import (
     Redirect,
     Reset,
     RevokeTokens,
+    Trickle,
     When,
     WrongCount,
 )
@@ -30,10 +33,12 @@ from aht_pipeline.simulator.traffic import ExplicitTraffic, Traffic, segment
 
 __all__ = [
     "GRAMMAR",
+    "Cached",
     "CallSegment",
     "CallTraffic",
     "CallsFileError",
     "Capped",
+    "ClockOff",
     "Credentials",
     "Cut",
     "Deepest",
@@ -56,6 +61,7 @@ __all__ = [
     "Simulator",
     "Style",
     "Traffic",
+    "Trickle",
     "When",
     "WrongCount",
     "parse_duration",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from enum import Enum
 
 import msgspec
@@ -52,6 +52,11 @@ class Reply:
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     sent: Sent = Sent.WHOLE
+    dated_off: timedelta = timedelta(0)
+    """By how much its `Date` is ahead of this machine's clock."""
+    byte_every_s: float = 0
+    """Above 0, one byte leaves each so many seconds, of the body or, from `trickles_from_head` on, of all."""
+    trickles_from_head: bool = False
 
 
 def json_reply(status: int, content: object) -> Reply:

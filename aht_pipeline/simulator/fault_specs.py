@@ -10,7 +10,9 @@ from typing import Any
 from aht_pipeline.errors import AhtError
 from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.faults import (
+    Cached,
     Capped,
+    ClockOff,
     Cut,
     Deepest,
     Empty,
@@ -21,6 +23,7 @@ from aht_pipeline.simulator.faults import (
     Redirect,
     Reset,
     RevokeTokens,
+    Trickle,
     When,
     WrongCount,
 )
@@ -34,6 +37,9 @@ A fault is NAME[=VALUE][:OPTION=VALUE,...]:
   cut              the connection ends in the middle of the body (how=json: only the JSON does)
   revoke           every access token granted so far is refused
   redirect=URL     302 to another host
+  cached=25h       a cache in front: the first answer to a URL again, with this Age (how=date: an old Date instead)
+  clock=+3h        a Date that is so much ahead (clock=-3h: behind)
+  trickle=5s       one byte of the body, a pause, and so on (how=head: the headers too)
   empty            no segments, under the right count (count=0: under a count of 0)
   count=+5         a count that is wrong by so much
   capped=10000     a count that stops there, and no segments beyond it
@@ -117,11 +123,17 @@ def _build(name: str, value: str, options: dict[str, str]) -> Fault:
         case "reset":
             return Reset(when)
         case "cut":
-            return Cut(_is_json(options.pop("how", "connection")), when)
+            return Cut(_either(options, "connection", "json") == "json", when)
         case "revoke":
             return RevokeTokens(when)
         case "redirect":
             return Redirect(value, when)
+        case "cached":
+            return Cached(parse_duration(value), _either(options, "age", "date") == "age", when)
+        case "clock":
+            return ClockOff(_offset(value), when)
+        case "trickle":
+            return Trickle(parse_duration(value), _either(options, "body", "head") == "head", when)
         case "empty":
             count = options.pop("count", None)
             return Empty(None if count is None else int(count), when)
@@ -136,7 +148,7 @@ def _build(name: str, value: str, options: dict[str, str]) -> Fault:
     raise ValueError(f"there is no fault called {name}")
 
 
-_VALUED = frozenset({"latency", "redirect", "count", "capped", "deepest", "day"})
+_VALUED = frozenset({"latency", "redirect", "cached", "clock", "trickle", "count", "capped", "deepest", "day"})
 
 
 def _when(options: dict[str, str]) -> When:
@@ -175,7 +187,15 @@ def _status(text: str) -> int:
     return int(text)
 
 
-def _is_json(how: str) -> bool:
-    if how not in ("connection", "json"):
-        raise ValueError("how is connection or json")
-    return how == "json"
+def _offset(text: str) -> timedelta:
+    if text[0] not in "+-":
+        raise ValueError(f"{text!r} is not a duration with + or - before it")
+    return parse_duration(text[1:]) * (-1 if text[0] == "-" else 1)
+
+
+def _either(options: dict[str, str], usual: str, other: str) -> str:
+    """The option `how`, which is one of two."""
+    how = options.pop("how", usual)
+    if how not in (usual, other):
+        raise ValueError(f"how is {usual} or {other}")
+    return how

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 import msgspec
@@ -114,6 +114,36 @@ class Redirect:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """A cache in front: the first answer to a URL again and again, whatever the request says of caches.
+
+    age: how old it is when it is given again, by its `Age`; where that is not `told`, by its `Date` alone.
+    """
+
+    age: timedelta
+    told: bool = True
+    when: When = When()
+    kept: dict[str, Reply] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ClockOff:
+    """A `Date` that is ahead by so much; behind, below 0."""
+
+    by: timedelta
+    when: When = When()
+
+
+@dataclass(frozen=True)
+class Trickle:
+    """One byte after the other, with this pause in between: of the body, or of the headers too."""
+
+    pause: timedelta
+    from_head: bool = False
+    when: When = When()
+
+
+@dataclass(frozen=True)
 class Empty:
     """No segments, under this count; None: under the right one."""
 
@@ -161,6 +191,9 @@ Fault = (
     | Cut
     | RevokeTokens
     | Redirect
+    | Cached
+    | ClockOff
+    | Trickle
     | Empty
     | WrongCount
     | Capped
@@ -172,6 +205,12 @@ Fault = (
 def strike(fault: Fault, request: Request, answer: Callable[[], Reply], revoke_tokens: Callable[[], None]) -> Reply:
     """The reply under this fault. `answer` makes the one that it spoils: the right one, or the next fault's."""
     match fault:
+        case Cached():
+            return _cached(fault, f"{request.path}?{request.query}", answer)
+        case ClockOff(by):
+            return replace(answer(), dated_off=by)
+        case Trickle(pause, from_head):
+            return replace(answer(), byte_every_s=pause.total_seconds(), trickles_from_head=from_head)
         case Latency(delay):
             time.sleep(delay.total_seconds())
             return answer()
@@ -231,6 +270,16 @@ def _error(status: int) -> Reply:
     if status == 429:
         return Reply(429)
     return json_reply(status, {"message": f"The request was answered with {status}"})
+
+
+def _cached(cache: Cached, url: str, answer: Callable[[], Reply]) -> Reply:
+    kept = cache.kept.get(url)
+    if kept is None:
+        cache.kept[url] = answer()
+        return cache.kept[url]
+    if cache.told:
+        return replace(kept, headers=(*kept.headers, ("Age", f"{cache.age.total_seconds():.0f}")))
+    return replace(kept, dated_off=-cache.age)
 
 
 def _half(body: bytes) -> bytes:

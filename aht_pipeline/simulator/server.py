@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         head = [
             f"HTTP/1.1 {reply.status} {_phrase(reply.status)}",
-            f"Date: {self.date_time_string()}",
+            f"Date: {self.date_time_string(time.time() + reply.dated_off.total_seconds())}",
             f"Content-Type: {reply.content_type}",
             f"Content-Length: {len(reply.body)}",
             *(f"{name}: {value}" for name, value in reply.headers),
@@ -125,7 +126,18 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.sent is Sent.SHORT:
             body = body[: len(body) // 2]
             self.close_connection = True
-        self.wfile.write("\r\n".join([*head, "", ""]).encode() + body)
+        sent = "\r\n".join([*head, "", ""]).encode()
+        if reply.byte_every_s:
+            self._trickle(sent, body, reply)
+        else:
+            self.wfile.write(sent + body)
+
+    def _trickle(self, head: bytes, body: bytes, reply: Reply) -> None:
+        at_once, slowly = (b"", head + body) if reply.trickles_from_head else (head, body)
+        self.wfile.write(at_once)
+        for byte in slowly:
+            self.wfile.write(bytes((byte,)))
+            time.sleep(reply.byte_every_s)
 
     def _reset(self) -> None:
         self.close_connection = True

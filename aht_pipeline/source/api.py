@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from aht_pipeline.credentials import AppKeys, ClientCredentialKeys
 from aht_pipeline.days import Window, from_millis
 from aht_pipeline.pages import Page, Timeframe, read_moment_ms, read_page
+from aht_pipeline.services import AGENT_ACTIVITY, SENTINEL, URL_VARIABLES
 from aht_pipeline.source.auth import BearerToken, SignedByApp
 from aht_pipeline.source.errors import ApiError, Refused
-from aht_pipeline.source.hosts import AGENT_ACTIVITY, SENTINEL, resolve
-from aht_pipeline.source.http import Authorisation, Http, Pacing
+from aht_pipeline.source.hosts import resolve
+from aht_pipeline.source.http import Authorisation, Http
+from aht_pipeline.source.retries import Pacing
 
 SORT_ORDERS = ("Date", "Conversation", "Agent", "Employee", "Skill", "Group")
 """What `sort` may be; the direction is not documented."""
@@ -75,7 +77,8 @@ class Reach:
 class AhtApi:
     """A connection to the AHT API of one account; resolves hosts and fetches a token at the first request.
 
-    api_url: one base URL for AHT and all other services, instead of those that the Domain API names.
+    service_urls: the base URLs of services, by the Domain API's names of them, instead of those that it names.
+    api_url: one base URL for AHT and all other services, likewise.
     source: names the caller to the API.
     page_size: segments a request; lowered for good when the API names a lower limit.
     reach: how far the API counts and pages, once it has been met by its limit; None before.
@@ -87,6 +90,7 @@ class AhtApi:
         account_id: str,
         keys: ClientCredentialKeys | AppKeys,
         *,
+        service_urls: Mapping[str, str] | None = None,
         api_url: str | None = None,
         domain_api_url: str = "https://api.liveperson.net",
         source: str = "aht_pipeline",
@@ -98,11 +102,12 @@ class AhtApi:
         self.page_size = page_size
         self.concurrency = concurrency
         self.reach: Reach | None = None
-        self.http = Http(concurrency, f"aht-pipeline/{version('aht-pipeline')}", pacing)
+        self._service_urls = service_urls or {}
         self._keys = keys
         self._api_url = api_url
         self._domain_api_url = domain_api_url
         self._source = source
+        self.http = Http(concurrency, f"aht-pipeline/{version('aht-pipeline')}", pacing, self._variables())
         self._connecting = threading.RLock()
         self._authorisation: Authorisation | None = None
         self._connection: _Connection | None = None
@@ -123,8 +128,8 @@ class AhtApi:
 
     def url_of(self, service: str) -> str:
         """The base URL of a service of this account, by the Domain API's name of it."""
-        if self._api_url:
-            return self._api_url.rstrip("/")
+        if given := self._service_urls.get(service) or self._api_url:
+            return given.rstrip("/")
         return resolve(self.http, self._domain_api_url, self.account_id, service)
 
     def page(
@@ -152,6 +157,15 @@ class AhtApi:
         """Of no window more rows than these can be had: one that counts as many is split at once from now on."""
         if self.reach is None or rows < self.reach.rows:
             self.reach = Reach(rows, why)
+
+    def _variables(self) -> dict[str, str]:
+        """The variable that names each configured host."""
+        named = {
+            "LIVEPERSON_DOMAIN_API_URL": self._domain_api_url,
+            "LIVEPERSON_API_URL": self._api_url,
+            **{URL_VARIABLES[service]: url for service, url in self._service_urls.items()},
+        }
+        return {urlsplit(url).netloc: variable for variable, url in named.items() if url}
 
     def _connected(self) -> _Connection:
         with self._connecting:
@@ -183,7 +197,13 @@ class _Connection:
         abandon: threading.Event | None,
     ) -> tuple[tuple[bytes, Page], int]:
         return self.http.get(
-            self.segments_url, parameters, read, authorisation=self.authorisation, hint=_PERMISSION, abandon=abandon
+            self.segments_url,
+            parameters,
+            read,
+            authorisation=self.authorisation,
+            hint=_PERMISSION,
+            abandon=abandon,
+            as_sent=True,
         )
 
 

@@ -2,77 +2,79 @@
 
 from __future__ import annotations
 
-import email.utils
-import html
-import json
 import logging
-import random
 import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
 
 import requests
 import tenacity
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.exceptions import InvalidSchema, InvalidURL, ProxyError
 from requests.utils import default_headers
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from aht_pipeline.errors import AhtError
+from aht_pipeline.pages import without_mark
+from aht_pipeline.source.deadline import BoundedAdapter, end_answers_at, read_whole
 from aht_pipeline.source.errors import ApiError, Refused
+from aht_pipeline.source.freshness import ASK_FOR_FRESH, Stale, find_stale
+from aht_pipeline.source.refusals import causes_of, masked, phrase, retry_after_s, what_it_says
+from aht_pipeline.source.retries import Fault, Pacing, RetryBudget, TokenRefused, TooManyRequests, TransientError
+from aht_pipeline.source.route import Proxy, Route, route_to
 from aht_pipeline.source.throttle import Abandoned, Throttle
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_STATUSES = frozenset(HTTPStatus)
 _SAME_AS_500 = {408, 500, 502, 503, 504}  # and resets, time-outs, cut-off and non-JSON bodies
-
-
-@dataclass(frozen=True)
-class Pacing:
-    """How long to wait and how often to try; the defaults are the documented ones, and only tests take others."""
-
-    after_faults_s: tuple[float, ...] = (5, 10, 15)
-    """Pauses before each repeat after 500, 503 and the like (LivePerson's retry policy recommendations)."""
-    after_429_s: float = 1
-    """Pause after a first 429 without Retry-After, doubled from then on, with jitter; and the least pause with one."""
-    longest_429_s: float = 60
-    tries_of_429: int = 8
-    total_s: float = 900
-    """No request is waited for longer than this in all, whatever Retry-After says."""
-    connect_timeout_s: float = 10
-    read_timeout_s: float = 120
+_MAY_PASS = _SAME_AS_500 | {HTTPStatus.TOO_MANY_REQUESTS}
+_OF_THE_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+_LONGEST_WORDS = 300
+_SHORTEST_S = 0.001  # a time-out of 0 would be none
 
 
 class Authorisation(Protocol):
-    """Signs requests; `renew` says whether a request that was answered 401 is worth another try."""
+    """Signs requests; what signed two attempts is equal where both carried the same token."""
 
     def sign(self, http: Http) -> AuthBase:
         """What authorises one attempt of a request."""
 
     def renew(self, refused: AuthBase) -> bool:
-        """After a 401: True where the next `sign` gives something else, so that another attempt makes sense."""
+        """After a 401: True where the next `sign` asks for another token, so that another attempt makes sense."""
 
 
 class Http:
-    """A connection pool with the manners that LivePerson asks for. Safe to use from many threads."""
+    """A connection pool with the manners that LivePerson asks for. Safe to use from many threads.
 
-    def __init__(self, concurrency: int, user_agent: str, pacing: Pacing | None = None) -> None:
+    variables: for a host (and port) that the configuration names, the variable that does.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        user_agent: str,
+        pacing: Pacing | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.throttle = Throttle(concurrency)
         self.pacing = pacing or Pacing()
         # No session above it: nothing of one is wanted (redirects, cookies), and it takes its time with every page.
-        self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=concurrency + 2)
-        self._headers = {**default_headers(), "User-Agent": user_agent}
-        self._environments: dict[str, Any] = {}
+        self._adapter = BoundedAdapter(concurrency)
+        self._headers = {**default_headers(), **ASK_FOR_FRESH, "User-Agent": user_agent}
+        self._variables = variables or {}
+        self._routes: dict[str, Route] = {}
+        self._reached: set[str] = set()
 
     def close(self) -> None:
         self._adapter.close()
@@ -86,14 +88,29 @@ class Http:
         authorisation: Authorisation | None = None,
         hint: str = "",
         abandon: threading.Event | None = None,
+        as_sent: bool = False,
+        may_be_cached: bool = False,
     ) -> tuple[Answer, int]:
         """The answer as `read` returns it, and the attempts it took.
 
         read: takes the body; a ValueError or AhtError of it makes the body a faulty one, an ApiError ends the request.
         hint: what to check when the API says 401 or 403.
-        Raises Refused for a 400, ApiError for every other failure that outlasts its retries.
+        as_sent: `read` takes the body byte for byte; else without the byte order mark with which it may begin.
+        may_be_cached: whether an older reply is as good as a new one.
+        Raises Refused for a 400, SettingsError where the environment names a proxy or certificates that cannot be
+        used, ApiError for every other failure that outlasts its retries.
         """
-        call = _Call("GET", url, _of_body(read), authorisation, hint, abandon or threading.Event(), params=params)
+        call = _Call(
+            "GET",
+            url,
+            _of_body(read),
+            authorisation,
+            hint,
+            abandon or threading.Event(),
+            params=params,
+            as_sent=as_sent,
+            may_be_cached=may_be_cached,
+        )
         return self._until_it_passes(call)
 
     def get_if_changed(
@@ -122,91 +139,153 @@ class Http:
         return self._until_it_passes(call)[0]
 
     def _until_it_passes(self, call: _Call[Answer]) -> tuple[Answer, int]:
-        patience = _Patience(self.pacing)
+        budget = RetryBudget(self.pacing)
 
         def attempt() -> Answer:
             if call.abandon.is_set():
                 raise Abandoned
             try:
-                return self._attempt(call, may_renew=not patience.renewed)
-            except _Passing as failure:
-                patience.spend(failure)
+                return self._attempt(call, budget)
+            except TransientError as failure:
+                budget.spend(failure)
                 raise
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
-            wait=lambda _: patience.pause_s,
-            stop=lambda _: patience.is_over,
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=lambda _: budget.pause_s,
+            stop=lambda _: budget.is_over,
             sleep=tenacity.sleep_using_event(call.abandon),
             before_sleep=_log_the_wait,
             reraise=True,
         )
         try:
             answer = retrying(attempt)
-        except _Passing as failure:
-            raise ApiError(f"{failure}; given up at attempt {patience.spent}: try again later") from None
-        return answer, patience.spent + 1
+        except TransientError as failure:
+            raise ApiError(budget.last_words(failure)) from None
+        return answer, budget.spent + 1
 
-    def _environment(self, url: str) -> Any:
-        """The proxies and certificate authorities that the environment names for this host."""
-        host = urlsplit(url).netloc
-        if host not in self._environments:
-            with requests.Session() as trusting:
-                plain_http_stays_here = {"http": ""}
-                self._environments[host] = trusting.merge_environment_settings(
-                    url, plain_http_stays_here, stream=True, verify=None, cert=None
-                )
-        return self._environments[host]
+    def _route(self, call: _Call[Answer]) -> Route:
+        if call.host not in self._routes:
+            self._routes[call.host] = route_to(call.url)
+        return self._routes[call.host]
 
-    def _attempt(self, call: _Call[Answer], may_renew: bool) -> Answer:
+    def _attempt(self, call: _Call[Answer], budget: RetryBudget) -> Answer:
         signer = call.authorisation.sign(self) if call.authorisation else _NoAuth()
+        route = self._route(call)
+        began_s, over_at_s = time.monotonic(), budget.over_at_s
         try:
-            with self.throttle.slot(call.abandon):
+            with self.throttle.slot(call.abandon, over_at_s):
+                sent_at_s, began_s = time.time(), time.monotonic()
+                over_at_s = min(began_s + self.pacing.attempt_s, over_at_s)
+                left_s = max(over_at_s - began_s, _SHORTEST_S)
+                end_answers_at(over_at_s)
                 response = self._adapter.send(
                     call.prepared(self._headers, signer),
-                    **self._environment(call.url),
-                    timeout=(self.pacing.connect_timeout_s, self.pacing.read_timeout_s),
+                    stream=True,
+                    timeout=(min(self.pacing.connect_timeout_s, left_s), min(self.pacing.read_timeout_s, left_s)),
+                    verify=route.verify,
+                    proxies=route.proxies,
                 )
-                body: bytes = response.raw.read(decode_content=True)  # one large read costs less than .content
+                took_s = time.monotonic() - began_s
+                body = read_whole(response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            cause = _root_cause(error)
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise ApiError(f"{call}: the server's certificate is not trusted: {cause}") from None
-            raise _Fault(f"{call}: {_named(cause)}") from None
+            if time.monotonic() >= over_at_s:
+                raise Fault(f"{call}: no whole answer within {over_at_s - began_s:.0f} s") from None
+            raise self._unanswered(call, route, error) from None
+        self._reached.add(call.host)
+        text = without_mark(body)
+        stale = None if call.may_be_cached else find_stale(response.headers, sent_at_s, took_s)
+        if stale and not _names_a_wait(response):
+            raise _not_fresh(call, route, response, stale)
         if not call.is_answered_by(response.status_code):
-            raise self._failure(call, response, body, signer if may_renew else None)
+            raise self._failure(call, response, text, signer, budget)
         try:
-            answer = call.read(body, response)
+            answer = call.read(body if call.as_sent else text, response)
         except ApiError:
             raise
         except (ValueError, AhtError) as error:
-            raise _Fault(f"{call}: {error}") from None
+            raise Fault(f"{call}: {error}") from None
         self.throttle.succeeded()
         return answer
 
+    def _unanswered(self, call: _Call[Answer], route: Route, error: Exception) -> TransientError | ApiError:
+        """Why no answer came. What lies with this machine is told at once, unless the host was reached before."""
+        layers = list(_layers(error))
+        cause, proxy = layers[-1], route.proxy
+        name = urlsplit(call.url).hostname
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ApiError(
+                f"{call}: the server's certificate is not trusted: {cause}. If an authority of your own signed it, "
+                f"have {route.authorities_variable or 'REQUESTS_CA_BUNDLE'} name a file that holds that one too"
+            )
+        if isinstance(error, (InvalidSchema, InvalidURL)):
+            return ApiError(f"{call}: {_named(cause)}; check {self._named_by(call)}")
+        if proxy and (answered := _OF_THE_TUNNEL.search(str(cause))):
+            return _refused_by_proxy(call, proxy, int(answered[1]))
+        text, advice = f"{call}: {_named(cause)}", ""
+        is_of_proxy = isinstance(error, ProxyError) or (
+            proxy is not None
+            and proxy.is_socks
+            and any(isinstance(layer, (NewConnectionError, ConnectTimeoutError)) for layer in layers)
+        )
+        if proxy and is_of_proxy:
+            text = f"{call}: {proxy} does not let requests through: {_named(cause)}"
+            advice = f"check {proxy.variable} and the proxy, or name {name} in NO_PROXY"
+        elif isinstance(cause, socket.gaierror):
+            text = f"{call}: the host {name} is not found by this machine: {_named(cause)}"
+            advice = f"check this machine's network and DNS, and {self._named_by(call)}"
+        if not advice:
+            return Fault(text)
+        if call.host in self._reached or isinstance(cause, ConnectionResetError):
+            return Fault(text, advice=advice)
+        return ApiError(f"{text}; {advice}")
+
+    def _named_by(self, call: _Call[Answer]) -> str:
+        return self._variables.get(call.host, "what the Domain API names")
+
     def _failure(
-        self, call: _Call[Answer], response: requests.Response, body: bytes, renewable: AuthBase | None
-    ) -> _Passing | ApiError:
+        self,
+        call: _Call[Answer],
+        response: requests.Response,
+        body: bytes,
+        signer: AuthBase,
+        budget: RetryBudget,
+    ) -> TransientError | ApiError:
         status = response.status_code
-        said = _what_it_says(body, secrets=call.secrets(response))
-        text = f"{call}: {status} {_phrase(status)}".rstrip() + (f": {said}" if said else "")
+        said = what_it_says(body, secrets=call.secrets(response))
+        text = f"{call}: {status} {phrase(status)}".rstrip() + (f": {said}" if said else "")
+        if status in _MAY_PASS:
+            return self._told_to_wait(status, text, retry_after_s(response.headers))
+        if status == HTTPStatus.BAD_REQUEST and call.form is None:  # to a form it means wrong credentials
+            return Refused(text, causes_of(body))
+        advice = self._advice(call, response)
+        if status == HTTPStatus.UNAUTHORIZED and call.authorisation:
+            is_first = budget.refused_token is None
+            if is_first and call.authorisation.renew(signer):
+                return TokenRefused(text, signer)
+            if budget.refused_token == signer and call.authorisation.renew(signer):
+                return Fault(f"{text}: the token server gave the refused token once more", advice=advice)
+        return ApiError(f"{text}; {advice}")
+
+    def _told_to_wait(self, status: int, text: str, asked_s: float | None) -> TransientError:
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            asked_s = _retry_after_s(response.headers.get("Retry-After"))
             is_awaited = asked_s is not None and asked_s <= self.pacing.total_s
             self.throttle.refused(closed_for_s=asked_s if asked_s and is_awaited else 0)
-            return _TooMany(text if asked_s is None else f"{text}: asks to wait {asked_s:.0f} s", asked_s)
-        if status in _SAME_AS_500:
-            return _Fault(text)
-        if status == HTTPStatus.BAD_REQUEST and call.form is None:  # to a form it means wrong credentials
-            return Refused(text, _causes(body))
-        if (
-            status == HTTPStatus.UNAUTHORIZED
-            and renewable
-            and call.authorisation
-            and call.authorisation.renew(renewable)
-        ):
-            return _TokenRefused(text)
-        return ApiError(f"{text}; {_advice(response, call.hint)}")
+        else:
+            asked_s = asked_s or None  # no wait at all is none to go by
+        kind = TooManyRequests if status == HTTPStatus.TOO_MANY_REQUESTS else Fault
+        return kind(text if asked_s is None else f"{text}: asks to wait {asked_s:.0f} s", retry_after_s=asked_s)
+
+    def _advice(self, call: _Call[Answer], response: requests.Response) -> str:
+        status = response.status_code
+        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return f"{call.hint or 'check the URL'}; and check LIVEPERSON_ACCOUNT_ID"
+        if response.is_redirect:
+            return "redirects are not followed, because credentials would go with them: check the configured URL"
+        if status == HTTPStatus.NOT_FOUND:
+            url = self._variables.get(call.host, "the URL")
+            return f"check LIVEPERSON_ACCOUNT_ID and {url}: the AHT API is off until the account manager enables it"
+        return "this answer is not documented"
 
 
 @dataclass(frozen=True)
@@ -222,6 +301,13 @@ class _Call(Generic[Answer]):
     params: Mapping[str, str | int] = field(default_factory=dict)
     form: Mapping[str, str] | None = None
     revision: str | None = None
+    as_sent: bool = False
+    may_be_cached: bool = False
+
+    @property
+    def host(self) -> str:
+        """With its port, if the URL names one."""
+        return urlsplit(self.url).netloc
 
     def prepared(self, headers: Mapping[str, str | bytes], signer: AuthBase) -> requests.PreparedRequest:
         """One attempt."""
@@ -260,65 +346,6 @@ def _of_body(read: Callable[[bytes], Answer]) -> Callable[[bytes, requests.Respo
     return lambda body, _: read(body)
 
 
-class _Passing(Exception):
-    """A failure that may pass: worth another attempt."""
-
-
-class _Fault(_Passing):
-    pass
-
-
-class _TooMany(_Passing):
-    def __init__(self, text: str, retry_after_s: float | None) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
-
-
-class _TokenRefused(_Passing):
-    pass
-
-
-class _Patience:
-    """How much trying one request has left: faults and 429s have a budget each, and time is bounded for both."""
-
-    def __init__(self, pacing: Pacing) -> None:
-        self._pacing = pacing
-        self._give_up_at = time.monotonic() + pacing.total_s
-        self._faults = 0
-        self._too_many = 0
-        self.renewed = False
-        self.pause_s = 0.0
-
-    @property
-    def spent(self) -> int:
-        """Attempts that failed."""
-        return self._faults + self._too_many + self.renewed
-
-    @property
-    def is_over(self) -> bool:
-        return (
-            self._faults > len(self._pacing.after_faults_s)
-            or self._too_many >= self._pacing.tries_of_429
-            or time.monotonic() + self.pause_s > self._give_up_at
-        )
-
-    def spend(self, failure: _Passing) -> None:
-        """Count a failed attempt, and set the pause that comes after it."""
-        pause_s = 0.0
-        if isinstance(failure, _TokenRefused):
-            self.renewed = True
-        elif isinstance(failure, _TooMany):
-            growing_s = min(self._pacing.after_429_s * 2**self._too_many, self._pacing.longest_429_s)
-            asked_s = failure.retry_after_s
-            pause_s = growing_s if asked_s is None else max(asked_s, self._pacing.after_429_s)
-            self._too_many += 1
-        else:
-            if self._faults < len(self._pacing.after_faults_s):
-                pause_s = self._pacing.after_faults_s[self._faults]
-            self._faults += 1
-        self.pause_s = pause_s * random.uniform(1, 1.25)  # noqa: S311 - jitter, so that workers do not come back at once
-
-
 def _log_the_wait(state: tenacity.RetryCallState) -> None:
     failure = state.outcome.exception() if state.outcome else None
     pause_s = state.next_action.sleep if state.next_action else 0
@@ -332,74 +359,35 @@ class _NoAuth(AuthBase):
         return request
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """The innermost of the layers in which requests and urllib3 wrap a failure of the network."""
-    cause = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
-        cause = inner
-    return cause
+def _names_a_wait(response: requests.Response) -> bool:
+    """Whether it is by this reply, of whatever time, that requests slow down."""
+    status = response.status_code
+    return status == HTTPStatus.TOO_MANY_REQUESTS or (status in _SAME_AS_500 and "Retry-After" in response.headers)
+
+
+def _refused_by_proxy(call: _Call[Answer], proxy: Proxy, status: int) -> TransientError | ApiError:
+    """What a proxy's own answer means, in place of a way through it."""
+    text = f"{call}: {proxy} answered {status} {phrase(status)}".rstrip()
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return ApiError(f"{text}: have {proxy.variable} hold the right user and password, http://user:password@host")
+    if status in _MAY_PASS:
+        return Fault(text, advice=f"try again later, or check {proxy.variable}")
+    return ApiError(f"{text}: have the proxy allow {call.host}, or name that host in NO_PROXY")
+
+
+def _not_fresh(call: _Call[Answer], route: Route, response: requests.Response, stale: Stale) -> Fault:
+    through = f" (it is asked through {str(route.proxy).rstrip(',')})" if route.proxy else ""
+    advice = stale.advice.format(host=urlsplit(call.url).hostname, proxy=through)
+    return Fault(f"{call}: {masked(stale.sign, call.secrets(response))[:_LONGEST_WORDS]}", advice=advice)
+
+
+def _layers(error: BaseException) -> Iterator[BaseException]:
+    """A failure of the network as requests and urllib3 wrap it, down to the innermost."""
+    layer: BaseException | None = error
+    while layer is not None:
+        yield layer
+        layer = layer.__cause__ or layer.__context__
 
 
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    """Seconds, or an HTTP date."""
-    if not header:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _phrase(status: int) -> str:
-    """The status in words of our own: the server's could repeat what was sent."""
-    return HTTPStatus(status).phrase if status in _STATUSES else ""
-
-
-def _error_object(body: bytes) -> dict[str, object]:
-    try:
-        error = json.loads(body)
-    except ValueError:
-        return {}
-    return error if isinstance(error, dict) else {}
-
-
-def _causes(body: bytes) -> tuple[str, ...]:
-    error = _error_object(body)
-    causes = error.get("causes") or error.get("message")
-    return tuple(map(str, causes if isinstance(causes, list) else [causes])) if causes else ()
-
-
-def _what_it_says(body: bytes, secrets: list[str]) -> str:
-    """What an error's body says, in a line: JSON as documented, HTML, or nothing."""
-    error = _error_object(body)
-    told = (str(error[key]) for key in ("reason", "message", "error_description") if error.get(key))
-    parts = list(dict.fromkeys([*_causes(body), *told]))
-    if error.get("internalCode"):
-        parts.append(f"internalCode {error['internalCode']}")
-    if body.lstrip().startswith(b"["):  # data and no error, perhaps about people
-        return ""
-    text = "; ".join(parts) or html.unescape(body.decode(errors="replace"))
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # before anything is cut off
-        text = text.replace(secret, "***")
-    if not parts:
-        text = re.sub(r"<[^>]*>", " ", text[:2000])
-    return re.sub(r"\s+", " ", text).strip()[:500]
-
-
-def _advice(response: requests.Response, hint: str) -> str:
-    status = response.status_code
-    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return hint or "check the credentials"
-    if response.is_redirect:
-        return "redirects are not followed, because credentials would go with them: check the configured URL"
-    if status == HTTPStatus.NOT_FOUND:
-        return "check LIVEPERSON_ACCOUNT_ID and the URL: the AHT API is off until the account manager enables it"
-    return "this answer is not documented"

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from aht_pipeline.services import ACCOUNT_CONFIG
 from aht_pipeline.source.api import AhtApi
-from aht_pipeline.source.hosts import ACCOUNT_CONFIG
 
 _GREATEST_ID = 2**63 - 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -31,12 +32,17 @@ class Throttle:
         return self._allowed
 
     @contextmanager
-    def slot(self, abandon: threading.Event) -> Iterator[None]:
-        """Wait for a place, and hold it for the time of one request. Raises Abandoned once `abandon` is set."""
+    def slot(self, abandon: threading.Event, until_s: float = math.inf) -> Iterator[None]:
+        """Wait for a place, and hold it for the time of one request.
+
+        Raises Abandoned once `abandon` is set, TimeoutError from this moment of the monotonic clock on.
+        """
         with self._change:
             while (closed_s := self._closed_until - time.monotonic()) > 0 or self._busy >= self._allowed:
                 if abandon.is_set():
                     raise Abandoned
+                if time.monotonic() >= until_s:
+                    raise TimeoutError
                 self._change.wait(min(closed_s, _LOOKS_UP_S) if closed_s > 0 else _LOOKS_UP_S)
             self._busy += 1
         try:
