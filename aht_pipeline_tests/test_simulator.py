@@ -28,8 +28,10 @@ from aht_pipeline.simulator import (
     Cached,
     CallsFileError,
     CallTraffic,
+    Capped,
     ClockOff,
     Cut,
+    Deepest,
     Empty,
     Endpoint,
     ErrorStatus,
@@ -799,6 +801,19 @@ def test_a_count_can_lie(served: Served) -> None:
     assert (len(page["segments"]), page["pagination"]["count"]) == (10, 7)
 
 
+def test_a_count_can_stop_with_the_rows(served: Served) -> None:
+    client = served(faults=[Capped(7)])
+    pages = [client.window(MIDNIGHT, MIDNIGHT + DAY, offset=offset, limit=5) for offset in (0, 5, 10)]
+    assert [(len(page["segments"]), page["pagination"]["count"]) for page in pages] == [(5, 7), (2, 7), (0, 7)]
+
+
+def test_pages_can_be_refused_from_some_row_on(served: Served) -> None:
+    client = served(faults=[Deepest(7)])
+    replies = [client.get(fromMillis=millis(MIDNIGHT), offset=offset, limit=5) for offset in (0, 2, 3)]
+    assert [reply.status_code for reply in replies] == [200, 200, 400]
+    assert replies[-1].json()["causes"] == ["offset: offset + limit must be at most 7"]
+
+
 def test_a_fault_leaves_the_bytes_of_the_rows_as_they_are(served: Served) -> None:
     raw = b'{"segments":["]"],"count":NaN,"half":"\\ud83d"}'
     traffic = ExplicitTraffic()
@@ -856,6 +871,8 @@ def test_faults_strike_the_token_endpoint_only_when_told(served: Served) -> None
         ("trickle=5s", Trickle(timedelta(seconds=5))),
         ("trickle=20ms:how=head", Trickle(timedelta(milliseconds=20), from_head=True)),
         ("count=-2", WrongCount(-2)),
+        ("capped=10000", Capped(10_000)),
+        ("deepest=10000:after=3", Deepest(10_000, When(after=3))),
         ("empty:count=0", Empty(count=0)),
         ("revoke:after=4,first=1", RevokeTokens(When(first=1, after=4))),
     ],
@@ -889,6 +906,8 @@ def test_a_fault_spec_says_what_it_means(spec: str, fault: object) -> None:
             "count=many",
             "cached",
             "cached=25h:how=badly",
+            "capped=0",
+            "deepest",
             "clock=3",
             "clock=++3h",
             "trickle=fast",

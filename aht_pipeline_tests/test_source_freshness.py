@@ -208,6 +208,18 @@ def test_a_reply_of_another_time_is_none_and_tells_by_how_much(reading: Reading,
         ask(reading.api(sim))
 
 
+@pytest.mark.parametrize(
+    ("off", "on"), [(timedelta(hours=3), Endpoint.SEGMENTS), (timedelta(hours=-3), Endpoint.TOKEN)]
+)
+def test_a_clock_that_no_cache_explains_is_told_at_once(reading: Reading, off: timedelta, on: Endpoint) -> None:
+    sim = reading.simulator([], faults=[ClockOff(off, When(on=on))])
+
+    with pytest.raises(ApiError, match=r"this machine's clock is 3 h 0 min (ahead|behind); set the clock right"):
+        ask(reading.api(sim))
+
+    assert [request.endpoint for request in sim.requests].count(on) == 1
+
+
 @pytest.mark.parametrize("off_s", [-100, 100])
 def test_clocks_may_differ_by_two_minutes(reading: Reading, off_s: int) -> None:
     assert ask(reading.api(reading.simulator([], faults=[ClockOff(timedelta(seconds=off_s))]))) == 1

@@ -194,8 +194,8 @@ class Http:
             raise self._unanswered(call, route, error) from None
         self._reached.add(call.host)
         text = without_mark(body)
-        stale = None if call.may_be_cached else find_stale(response.headers, sent_at_s, took_s)
-        if stale and not _names_a_wait(response):
+        stale = find_stale(response.headers, sent_at_s, took_s, may_be_kept=call.form is None)
+        if stale and not call.may_be_cached and not _names_a_wait(response):
             raise _not_fresh(call, route, response, stale)
         if not call.is_answered_by(response.status_code):
             raise self._failure(call, response, text, signer, budget)
@@ -375,10 +375,13 @@ def _refused_by_proxy(call: _Call[Answer], proxy: Proxy, status: int) -> Transie
     return ApiError(f"{text}: have the proxy allow {call.host}, or name that host in NO_PROXY")
 
 
-def _not_fresh(call: _Call[Answer], route: Route, response: requests.Response, stale: Stale) -> Fault:
+def _not_fresh(
+    call: _Call[Answer], route: Route, response: requests.Response, stale: Stale
+) -> TransientError | ApiError:
     through = f" (it is asked through {str(route.proxy).rstrip(',')})" if route.proxy else ""
     advice = stale.advice.format(host=urlsplit(call.url).hostname, proxy=through)
-    return Fault(f"{call}: {masked(stale.sign, call.secrets(response))[:_LONGEST_WORDS]}", advice=advice)
+    text = f"{call}: {masked(stale.sign, call.secrets(response))[:_LONGEST_WORDS]}"
+    return ApiError(f"{text}; {advice}") if stale.is_of_clock else Fault(text, advice=advice)
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
