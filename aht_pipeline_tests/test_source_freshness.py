@@ -211,7 +211,7 @@ def test_a_reply_of_another_time_is_none_and_tells_by_how_much(reading: Reading,
 @pytest.mark.parametrize(
     ("off", "on"), [(timedelta(hours=3), Endpoint.SEGMENTS), (timedelta(hours=-3), Endpoint.TOKEN)]
 )
-def test_a_clock_that_no_cache_explains_is_told_at_once(reading: Reading, off: timedelta, on: Endpoint) -> None:
+def test_a_clock_that_a_cache_hardly_explains_is_told_at_once(reading: Reading, off: timedelta, on: Endpoint) -> None:
     sim = reading.simulator([], faults=[ClockOff(off, When(on=on))])
 
     with pytest.raises(ApiError, match=r"this machine's clock is 3 h 0 min (ahead|behind); set the clock right"):

@@ -25,7 +25,6 @@ _CACHED = re.compile(r"HIT|STALE|UPDATING|TCP_(?!REFRESH_HIT)\w*HIT")
 """Words of caches for a copy; after TCP_REFRESH_HIT, RefreshHit and REVALIDATED the cache had asked about its copy."""
 _OF_CACHES = ("Via", "X-Cache", "Server")
 _DATE = re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII)
-_MEND_CLOCK = "set the clock right (NTP)"
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
@@ -33,18 +32,18 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 class Stale:
     """Why a reply is none: what shows it, and what to do, with `{host}` and `{proxy}` to fill in.
 
-    is_of_clock: whether no cache can be the cause, so that the next reply will not be another.
+    may_pass: whether a cache may be the cause, so that the next reply may be another.
     """
 
     sign: str
     advice: str
-    is_of_clock: bool = False
+    may_pass: bool = True
 
 
 def find_stale(headers: Headers, sent_at_s: float, took_s: float, *, may_be_kept: bool = True) -> Stale | None:
     """What shows that a reply was made before its request was sent; None where nothing does.
 
-    may_be_kept: whether caches keep such replies at all, as they do those to GET.
+    may_be_kept: whether well-kept caches keep such replies, as they do those to GET.
     sent_at_s: by this machine's clock, since 1970. took_s: from then until the headers were there.
     A reply that names neither its date nor its age, nor a cache, says nothing about it.
     """
@@ -57,15 +56,14 @@ def find_stale(headers: Headers, sent_at_s: float, took_s: float, *, may_be_kept
     for dated_s in http_dates_s(headers.get("Date", "")):
         if dated_s < sent_at_s - _TOLERANCE_S:
             told, off = _of_two_clocks(dated_s, sent_at_s), _difference(sent_at_s, dated_s)
-            if may_be_kept:
-                return Stale(
-                    f"{told}: a cache answered with an old reply, or this machine's clock is {off}",
-                    "set the clock right (NTP); if it is right, exclude {host} from caching{proxy}",
-                )
-            return Stale(f"{told}: this machine's clock is {off}", _MEND_CLOCK, is_of_clock=True)
+            return Stale(
+                f"{told}: a cache answered with an old reply, or this machine's clock is {off}",
+                "set the clock right (NTP); if it is right, exclude {host} from caching{proxy}",
+                may_pass=may_be_kept,
+            )
         if dated_s > received_at_s + _TOLERANCE_S:
             told, off = _of_two_clocks(dated_s, received_at_s), _difference(received_at_s, dated_s)
-            return Stale(f"{told}: this machine's clock is {off}", _MEND_CLOCK, is_of_clock=True)
+            return Stale(f"{told}: this machine's clock is {off}", "set the clock right (NTP)", may_pass=False)
     return None
 
 

@@ -381,7 +381,7 @@ def _not_fresh(
     through = f" (it is asked through {str(route.proxy).rstrip(',')})" if route.proxy else ""
     advice = stale.advice.format(host=urlsplit(call.url).hostname, proxy=through)
     text = f"{call}: {masked(stale.sign, call.secrets(response))[:_LONGEST_WORDS]}"
-    return ApiError(f"{text}; {advice}") if stale.is_of_clock else Fault(text, advice=advice)
+    return Fault(text, advice=advice) if stale.may_pass else ApiError(f"{text}; {advice}")
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
