@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import shutil
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +43,23 @@ END_REASONS = [*CLOSED, *TRANSFERRED, "backToQueue", "other", "ofTomorrow", None
 
 NAMED = {NameKind.AGENT: (7, 2**53 + 1), NameKind.SKILL: (2**40,), NameKind.GROUP: (7,)}
 """Of which ids names are known, in the account ACCOUNT alone."""
+
+DOCUMENTED = re.findall(
+    r"^```sql\n(.*?);\n^```",
+    (Path(__file__).parents[1] / "docs" / "reporting.md").read_text("utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+BY_DATE = ["skill_interval", "skill_day", "agent_day", "group_day", "agent_skill_day"]
+AS_BI_TOOLS_ASK = [
+    query.format(view=view)
+    for view in BY_DATE
+    for query in (
+        "SELECT * FROM reporting.{view}",
+        "SELECT * FROM reporting.{view} ORDER BY close_date DESC, segments DESC LIMIT 100",
+        "SELECT date_trunc('month', close_date), sum(segments), sum(total_handle_time_seconds) / sum(segments) "
+        "FROM reporting.{view} GROUP BY 1",
+    )
+]
 
 ZONES_AND_DAYS = [
     ("UTC", date(2026, 3, 10)),
@@ -494,6 +518,116 @@ def test_a_reader_of_the_reports_needs_no_right_on_the_tables(warehouse: sa.Engi
                 connection.execute(sa.text("SELECT * FROM aht.agent_segments"))
     finally:
         query(warehouse, f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+
+
+def test_a_reader_reads_where_functions_are_not_for_everyone(database_url: str) -> None:
+    """What a view calls, it calls with the rights of whoever reads it."""
+    warehouse = public.engine(database_url)
+    query(warehouse, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    try:
+        public.upgrade(database_url)
+    finally:
+        query(warehouse, "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC")
+
+    test_a_reader_of_the_reports_needs_no_right_on_the_tables(warehouse)
+
+
+# ---------------------------------------------------------------------------------------------------- what is expected
+
+
+@contextmanager
+def server_with_jit() -> Iterator[str]:
+    """The URL of an empty database of an installed server that compiles queries; skips where there is none."""
+    installed = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not installed:
+        pytest.skip("no Postgres is installed (Debian: apt install postgresql)")
+    binaries = max(installed, key=lambda path: int(path.parts[-3])).parent
+    user = "postgres" if os.geteuid() == 0 else None
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(binaries / program), "-D", str(data), *arguments]
+        subprocess.run(command, user=user, group=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    with tempfile.TemporaryDirectory() as directory:
+        data = Path(directory) / "data"
+        if user:
+            shutil.chown(directory, user, user)
+        run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
+        settings = f"-c listen_addresses= -c unix_socket_directories={directory} -c fsync=off"
+        run("pg_ctl", "start", "-w", "-s", "-l", f"{directory}/log", "-o", settings)
+        try:
+            url = f"postgresql+psycopg2://postgres@/postgres?host={directory}"
+            if query(public.engine(url), "SELECT pg_jit_available()") != [True]:
+                pytest.skip(f"the Postgres in {binaries} does not compile queries")
+            yield url
+        finally:
+            run("pg_ctl", "stop", "-m", "immediate", "-s")
+
+
+def fill_with_days_that_wait(warehouse: sa.Engine) -> None:
+    """100,000 segments of ten days up to yesterday, rolled up, and three of the days changed since."""
+    (today,) = query(warehouse, "SELECT (now() AT TIME ZONE 'UTC')::date")
+    first = Day(today - timedelta(days=10), "UTC")
+    for number in range(10):
+        load(warehouse, batch(), day=Day(first.date + timedelta(days=number), "UTC"), pulled_at=first.window.start)
+    load(warehouse, batch(segment(0, end_time=first.window.start)), day=first)
+    others = ("employee_id", "pulled_at", "first_loaded_at", "updated_at", "revision")
+    columns = f"account_id, group_id, start_time, total_handle_time_ms, {', '.join(others)}"
+    query(
+        warehouse,
+        f"""
+        INSERT INTO aht.agent_segments
+            (segment_id, conversation_id, agent_id, skill_id, end_reason, end_time, {columns})
+        SELECT segment_id || n, 'conversation ' || n / 2, agent_id + n % 301, skill_id + n % 12,
+            CASE WHEN n % 5 = 0 THEN 'skillTransfer' ELSE end_reason END, end_time + n * interval '8.6 seconds',
+            {columns}
+        FROM aht.agent_segments, generate_series(1, 100000) AS n
+        """,
+    )
+    assert len(list(refresh_rollups(warehouse))) == 10
+    changed = Day(today - timedelta(days=3), "UTC").window.start
+    query(
+        warehouse,
+        "UPDATE aht.agent_segments SET revision = 2 WHERE end_time >= :changed AND segment_id LIKE '%7'",
+        changed=changed,
+    )
+    query(warehouse, "ANALYZE")
+    assert len(changed_days(warehouse)) == 3
+
+
+def assert_no_report_is_compiled(warehouse: sa.Engine) -> None:
+    """Nor would be, where the server cannot: that goes by the estimated cost."""
+    with warehouse.connect() as connection:
+
+        def plan(statement: str) -> Any:
+            (made,) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}").scalar_one()
+            return made
+
+        connection.execute(sa.text("SET jit = on"))
+        limit = connection.scalar(sa.text("SELECT current_setting('jit_above_cost')::float"))
+        plans = {statement: plan(statement) for statement in (*DOCUMENTED, *AS_BI_TOOLS_ASK)}
+        assert [what for what, made in plans.items() if "JIT" in made or made["Plan"]["Total Cost"] > limit] == []
+
+        for view in ("changed_days", "changed_day_measures", "changed_interval_measures"):
+            expected = plan(f"SELECT * FROM aht.{view}")["Plan"]["Plan Rows"]
+            there_are = connection.scalar(sa.text(f"SELECT count(*) FROM aht.{view}"))
+            assert there_are / 10 <= expected <= there_are * 10, view
+
+
+def test_no_report_is_compiled_while_days_wait_to_be_rolled_up(warehouse: sa.Engine) -> None:
+    """Compiling takes longer than the report."""
+    fill_with_days_that_wait(warehouse)
+
+    assert_no_report_is_compiled(warehouse)
+
+
+def test_no_report_is_compiled_by_a_server_that_can() -> None:
+    with server_with_jit() as url:
+        public.upgrade(url)
+        warehouse = public.engine(url)
+        fill_with_days_that_wait(warehouse)
+
+        assert_no_report_is_compiled(warehouse)
 
 
 # ------------------------------------------------------------------------------------------------------------- coverage

@@ -18,6 +18,9 @@
 -- It may be run at any time and any number of times. A warehouse that another role has migrated is handed over to
 -- aht_owner; where that role goes on loading, grant it aht_loader.
 --
+-- Where the server compiles queries (JIT, as Debian's does), those of single segments may take half as long again. It is
+-- switched off for each login, as members do not inherit it from aht_reader: ALTER ROLE analyst SET jit = off.
+--
 -- It takes nothing from PUBLIC, which before Postgres 15 may create tables in the schema public:
 -- REVOKE CREATE ON SCHEMA public FROM PUBLIC.
 

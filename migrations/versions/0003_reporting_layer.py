@@ -33,7 +33,10 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION aht.roll_up_day(text, date)")
     for view in ("interval_measures", "day_measures", "changed_interval_measures", "changed_day_measures"):
         op.execute(f"DROP VIEW aht.{view}")
+    for function in ("segments_between", "measure_intervals"):
+        op.execute(f"DROP FUNCTION aht.{function}(text, timestamptz, timestamptz)")
     op.execute("DROP VIEW aht.changed_days")
+    op.execute("DROP FUNCTION aht.find_changed_days()")
     op.execute("DROP VIEW reporting.account_timezone")
     for change in ("insert", "update", "delete", "truncate"):
         op.execute(f"DROP TRIGGER mark_{change} ON aht.agent_segments")

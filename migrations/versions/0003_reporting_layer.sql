@@ -130,17 +130,35 @@ CREATE TRIGGER mark_truncate AFTER TRUNCATE ON aht.agent_segments
 INSERT INTO aht.changed_quarters
 SELECT DISTINCT account_id, date_bin('15 minutes', end_time, 'epoch'), 0 FROM aht.agent_segments;
 
+-- The days that changed and their segments are read by functions, which are planned apart and say how much to expect of
+-- them. The planner cannot know: it has no statistics on how many days the marks are of, and of a day that is known only
+-- as the query runs it expects half a percent of the table, a page for nearly every row. So it took reports for hundreds
+-- of times as long as they are, and a server with JIT compiled them for longer than they ran.
+--
+-- Whoever reads a view calls its functions with rights of his own; what these read, they read with their owner's.
+
+CREATE FUNCTION aht.find_changed_days()
+RETURNS TABLE (account_id text, close_date date, day_start timestamptz, day_end timestamptz)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 3 -- as a night leaves
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT
+        account_id,
+        close_date,
+        close_date::timestamp AT TIME ZONE timezone,
+        (close_date + 1)::timestamp AT TIME ZONE timezone
+    FROM (
+        SELECT DISTINCT account_id, zone.timezone, (quarter.quarter_start AT TIME ZONE zone.timezone)::date AS close_date
+        FROM aht.changed_quarters AS quarter
+        JOIN reporting.account_timezone AS zone USING (account_id)
+    ) AS changed
+$$;
+
+COMMENT ON FUNCTION aht.find_changed_days IS 'Days whose segments changed since they were last rolled up; read aht.changed_days';
+GRANT EXECUTE ON FUNCTION aht.find_changed_days TO PUBLIC;
+
 CREATE VIEW aht.changed_days AS
-SELECT
-    account_id,
-    close_date,
-    close_date::timestamp AT TIME ZONE timezone AS day_start,
-    (close_date + 1)::timestamp AT TIME ZONE timezone AS day_end
-FROM (
-    SELECT DISTINCT account_id, zone.timezone, (quarter.quarter_start AT TIME ZONE zone.timezone)::date AS close_date
-    FROM aht.changed_quarters AS quarter
-    JOIN reporting.account_timezone AS zone USING (account_id)
-) AS changed;
+SELECT account_id, close_date, day_start, day_end
+FROM aht.find_changed_days();
 
 COMMENT ON VIEW aht.changed_days IS 'Days whose segments changed since they were last rolled up';
 COMMENT ON COLUMN aht.changed_days.account_id IS 'LivePerson account';
@@ -150,10 +168,21 @@ COMMENT ON COLUMN aht.changed_days.day_end IS 'End of the day, itself not in it'
 
 -- -------------------------------------------------------------------------- the one place where each figure is worked out
 
-CREATE VIEW aht.changed_interval_measures AS
-SELECT day.account_id, day.close_date, measured.*
-FROM aht.changed_days AS day
-CROSS JOIN LATERAL (
+CREATE FUNCTION aht.measure_intervals(account text, since timestamptz, until timestamptz)
+RETURNS TABLE (
+    interval_start timestamptz,
+    skill_id bigint,
+    segments bigint,
+    closed_by_agent bigint,
+    closed_by_consumer bigint,
+    closed_by_system bigint,
+    transfers bigint,
+    back_to_queue bigint,
+    zero_handle_segments bigint,
+    total_handle_time_ms numeric
+)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000 COST 2000000 -- of a day: as much as to read 5,000 pages
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     SELECT
         date_bin('15 minutes', segment.end_time, 'epoch') AS interval_start,
         coalesce(segment.skill_id, -1) AS skill_id,
@@ -166,11 +195,32 @@ CROSS JOIN LATERAL (
         count(*) FILTER (WHERE segment.total_handle_time_ms = 0) AS zero_handle_segments,
         sum(segment.total_handle_time_ms) AS total_handle_time_ms
     FROM aht.agent_segments AS segment
-    WHERE segment.account_id = day.account_id AND segment.end_time >= day.day_start AND segment.end_time < day.day_end
+    WHERE segment.account_id = account AND segment.end_time >= since AND segment.end_time < until
     GROUP BY 1, 2
-) AS measured;
+$$;
+
+COMMENT ON FUNCTION aht.measure_intervals IS 'Sums of an account''s segments of these hours by skill and quarter of an hour';
+GRANT EXECUTE ON FUNCTION aht.measure_intervals TO PUBLIC;
+
+CREATE VIEW aht.changed_interval_measures AS
+SELECT day.account_id, day.close_date, measured.*
+FROM aht.changed_days AS day
+CROSS JOIN LATERAL aht.measure_intervals(day.account_id, day.day_start, day.day_end) AS measured;
 
 COMMENT ON VIEW aht.changed_interval_measures IS 'interval_rollup of the days that changed, as it should be';
+
+-- The segments, not what they add up to: a report that shows no quantiles does without them.
+CREATE FUNCTION aht.segments_between(account text, since timestamptz, until timestamptz)
+RETURNS TABLE (agent_id bigint, skill_id bigint, group_id bigint, end_reason text, total_handle_time_ms bigint)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000 COST 2000000 -- of a day: as much as to read 5,000 pages
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT segment.agent_id, segment.skill_id, segment.group_id, segment.end_reason, segment.total_handle_time_ms
+    FROM aht.agent_segments AS segment
+    WHERE segment.account_id = account AND segment.end_time >= since AND segment.end_time < until
+$$;
+
+COMMENT ON FUNCTION aht.segments_between IS 'An account''s segments that closed in these hours';
+GRANT EXECUTE ON FUNCTION aht.segments_between TO PUBLIC;
 
 CREATE VIEW aht.changed_day_measures AS
 SELECT day.account_id, measured.grain, day.close_date, measured.agent_id, measured.skill_id, measured.group_id,
@@ -195,8 +245,7 @@ CROSS JOIN LATERAL (
         count(*) FILTER (WHERE segment.total_handle_time_ms = 0) AS zero_handle_segments,
         sum(segment.total_handle_time_ms) AS total_handle_time_ms,
         percentile_cont(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY segment.total_handle_time_ms) AS quantiles
-    FROM aht.agent_segments AS segment
-    WHERE segment.account_id = day.account_id AND segment.end_time >= day.day_start AND segment.end_time < day.day_end
+    FROM aht.segments_between(day.account_id, day.day_start, day.day_end) AS segment
     GROUP BY GROUPING SETS (
         (segment.agent_id), (segment.skill_id), (segment.group_id), (segment.agent_id, segment.skill_id)
     )
