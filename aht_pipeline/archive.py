@@ -21,6 +21,7 @@ import zstandard
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
+from aht_pipeline.clock import CLOCK_TOLERANCE
 from aht_pipeline.credentials import is_loopback
 from aht_pipeline.days import Day, Window
 from aht_pipeline.draft import Draft
@@ -131,9 +132,13 @@ class Archive:
     def latest(self, account_id: str, day: Day) -> StoredPull | None:
         """The newest kept pull of the day, by `pulled_at`; None where there is none.
 
+        One that is dated in the future, by a clock that was ahead, is the oldest, whatever it says.
+
         Raises ArchiveError when its manifest cannot be read, and when it is of another time zone's day.
         """
-        newest = max(self._keys(_folder_of(account_id, day), _MANIFEST), default=None)
+        folder = _folder_of(account_id, day)
+        future = f"{folder}/{_compact(_latest_credible())}"
+        newest = max(self._keys(folder, _MANIFEST), key=lambda key: (key < future, key), default=None)
         if newest is None:
             return None
         with self._telling("read", newest):
@@ -226,6 +231,8 @@ class Archive:
             return None  # the new pull mends it: it becomes the latest
         if latest is None or latest.pull.content_sha256 != pull.content_sha256:
             return None
+        if latest.pull.pulled_at > _latest_credible():
+            return None  # else nothing would show how new these segments are
         with self._telling("look at", latest.file):
             try:
                 size_bytes = obstore.head(self._store, latest.file)["size"]
@@ -313,6 +320,11 @@ def _folder_of(account_id: str, day: Day) -> str:
 def _compact(moment: datetime) -> str:
     """A time in UTC whose order as text is its order in time: 20261124T031500.123456Z."""
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def _latest_credible() -> datetime:
+    """A pull that is dated later is dated by a clock that was ahead. (Ours is compared with others before a load.)"""
+    return datetime.now(UTC) + CLOCK_TOLERANCE
 
 
 def _endpoint_is_plain_http() -> bool:

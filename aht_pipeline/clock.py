@@ -8,7 +8,7 @@ from aht_pipeline.days import iso
 from aht_pipeline.errors import CannotTell
 
 CLOCK_TOLERANCE = timedelta(minutes=2)
-"""How far two clocks may differ and still be taken for one: far more than NTP leaves, far less than matters to a day."""
+"""How far two clocks may differ and be taken for one: far more than NTP leaves, far less than matters to a day."""
 
 
 class ClockOff(CannotTell):
@@ -27,6 +27,11 @@ def require_same_clock(ours: datetime, theirs: datetime, whose: str) -> None:
             "is loaded by such a clock: days would be called settled too early, or corrections taken for older than "
             "what they correct. Set it right (NTP), then try again"
         )
+
+
+def when_read(theirs: datetime, asked_at: datetime, answered_at: datetime) -> datetime:
+    """What our clock said when another one was read, which was between these two: a slow answer is no difference."""
+    return min(max(theirs, asked_at), answered_at)
 
 
 def difference(ahead: timedelta) -> str:

@@ -1,5 +1,6 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
 
+from aht_pipeline.warehouse.agreement import require_same_days, require_same_time
 from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
 from aht_pipeline.warehouse.ledger import (
     DayRecord,
@@ -59,6 +60,8 @@ __all__ = [
     "record_refusal",
     "refresh_rollups",
     "require_current",
+    "require_same_days",
+    "require_same_time",
     "store_names",
     "upgrade",
 ]
