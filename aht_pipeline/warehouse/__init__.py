@@ -28,6 +28,7 @@ from aht_pipeline.warehouse.names import (
     note_unchanged_names,
     store_names,
 )
+from aht_pipeline.warehouse.rehearsal import rehearse_night
 from aht_pipeline.warehouse.rollups import changed_days, mark_differing_days, refresh_rollups
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "note_unchanged_names",
     "record_refusal",
     "refresh_rollups",
+    "rehearse_night",
     "require_current",
     "require_same_days",
     "require_same_time",
