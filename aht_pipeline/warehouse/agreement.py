@@ -97,9 +97,10 @@ def _other_rules(connection: sa.Connection, timezone: str, what: str) -> Setting
     with connection.engine.connect() as another:  # the first one's transaction may have failed
         known = another.execute(_SAME_RULES, _begins(_samples(), timezone)).scalars().all()
     name = next(filter(_is_known, known), None)
-    first = f"Set it to {name}, which has the same rules" if name else "Set it to a name that has one meaning for both"
+    choice = f"Set it to {name}, which has the same rules" if name else "Set it to a name that has one meaning for both"
     return SettingsError(
-        f"AHT_TIMEZONE is {timezone}, {what}. {first}, or update the time zones (tzdata) of the server"
+        f"AHT_TIMEZONE is {timezone}, {what}. {choice}, or bring the time zones (tzdata) of the server and of this "
+        "machine to the same release"
     )
 
 
