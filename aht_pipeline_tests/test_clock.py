@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -367,3 +368,17 @@ def test_names_that_were_read_in_the_future_are_replaced_by_those_of_now(warehou
     read("of now", datetime.now(UTC))
 
     assert query(warehouse, "SELECT name FROM aht.names") == ["of now"]
+
+
+# ----------------------------------------------------------------------------------------------------- what doctor says
+
+
+def test_doctor_says_how_far_the_clocks_are_apart(off_clock: OffClock, simulator: Simulator, tmp_path: Path) -> None:
+    account = of_account(tmp_path, simulator, off_clock.url, YESTERDAY)
+    assert re.search(r"ok     clock       Postgres's, but for \d\.\d s", account.run("doctor").stdout)
+
+    off_clock.set(5 * HOUR)
+    assert re.search(r"FAULT  clock .*it is 5 h 0 min behind", account.run("doctor", exit_code=1).stdout)
+
+    nowhere = account.run("doctor", exit_code=1, WAREHOUSE_URL="postgresql://someone@127.0.0.1:1/nowhere").stdout
+    assert "ok     clock       unknown" in nowhere

@@ -455,3 +455,21 @@ def test_a_rehearsal_and_a_load_do_not_wait_for_each_other(roles: Roles, users: 
         yield loading.batch(loading.segment(2))
 
     assert warehouse.load_day(impatient, loading.facts(reported=2), batches).inserted == 2
+
+
+def test_doctor_tells_of_a_right_that_only_the_second_load_needs(roles: Roles, tmp_path: Path) -> None:
+    roles.run_script()
+    migrator, loader, _ = roles.make_users()
+    with Simulator(ExplicitTraffic()) as simulator:
+        account = Outside(
+            tmp_path,
+            simulator.variables | {"WAREHOUSE_URL": roles.url_of(loader), "AHT_START_DATE": YESTERDAY.isoformat()},
+        )
+        warehouse.upgrade(roles.url_of(migrator))
+        assert f"ok     load        rehearsed as role {loader}" in account.run("doctor").stdout
+        query(roles.superuser, f"REVOKE TEMPORARY ON DATABASE {roles.url.database} FROM aht_loader")
+
+        doctor = account.run("doctor", exit_code=1).stdout
+
+    assert [line.split()[:2] for line in doctor.splitlines() if "FAULT" in line] == [["FAULT", "load"]]
+    assert f"GRANT TEMPORARY ON DATABASE {roles.url.database} TO {loader}" in doctor

@@ -27,6 +27,7 @@ from aht_pipeline.warehouse.names import forget_agent_names, known_revision, not
 from aht_pipeline.warehouse.rollups import changed_days, mark_differing_days, roll_up
 
 _NO_DAY = date(9999, 12, 31)
+_KNOWN, _LENGTH = 10, 1_600  # rows, and signs of each: more than fits on a page, so that a disk without room is noticed
 
 # What of roles.sql a night needs; to say what is missing once something was refused.
 _RIGHTS = {
@@ -117,10 +118,11 @@ def _rehearse(warehouse: sa.Engine) -> None:
     loaded_timezone(warehouse, account)
     day_records(warehouse, account)
     record_refusal(warehouse, account, day.date, "a rehearsal", now)
-    first = _load(warehouse, account, day, _row(account, day, 1), _row(account, day, 2), _row(account, day, 3, None))
-    again = _load(warehouse, account, day, _row(account, day, 1, 7), _row(account, day, 2), _row(account, day, 3))
-    known = (first.inserted, first.rejected, again.inserted, again.updated, again.unchanged)
-    if known != (2, 1, 1, 1, 1):
+    known = [_row(account, day, number) for number in range(_KNOWN)]
+    first = _load(warehouse, account, day, *known, _row(account, day, _KNOWN), _row(account, day, _KNOWN + 1, None))
+    again = _load(warehouse, account, day, *known, _row(account, day, _KNOWN, 7), _row(account, day, _KNOWN + 1))
+    done = (first.inserted, first.rejected, again.inserted, again.updated, again.unchanged)
+    if done != (_KNOWN + 1, 1, 1, 1, _KNOWN):
         raise WarehouseError(
             "a load that was rehearsed did not find again what it had written: is there a trigger, a rule or a policy "
             "on rows of aht.agent_segments that is not of aht-pipeline?"
@@ -158,7 +160,7 @@ def _row(account: str, day: Day, number: int, handle_time_ms: int | None = 1) ->
     noon = datetime.combine(day.date, time(12), UTC).isoformat()
     return {
         "segmentId": f"{account} {number}",
-        "conversationId": account,
+        "conversationId": (account * _LENGTH)[:_LENGTH],
         "agentId": 1,
         "skillId": 1,
         "groupId": 1,
