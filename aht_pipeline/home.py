@@ -53,20 +53,20 @@ def open_warehouse(settings: Settings) -> sa.Engine:
     NotMigrated where it is not at the newest migration. Raises SettingsError when it was loaded in another time zone,
     and when days are others for Postgres; ClockOff when its clock is minutes from ours.
     """
+    url = settings.warehouse_url or start_server(settings).url(WAREHOUSE_DATABASE)
+    warehouse = engine(url)
+    with warehouse.connect() as connection:
+        require_same_time(connection)
     if settings.warehouse_url is None:
         settings.remember_start_date()
-        url = start_server(settings).url(WAREHOUSE_DATABASE)
-        warehouse = engine(url)
         try:
             require_current(warehouse)
         except NotMigrated:
             upgrade(url)
     else:
-        warehouse = engine(settings.warehouse_url)
         require_current(warehouse)
     loaded = refuse_another_timezone(settings, warehouse)
     with warehouse.connect() as connection:
-        require_same_time(connection)
         refuse_other_days(settings, connection, to_come=loaded is None)
     return warehouse
 

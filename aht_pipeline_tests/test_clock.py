@@ -22,7 +22,7 @@ from aht_pipeline.simulator import segment as row
 from aht_pipeline.source import DayPull, Name, NameKind, NameList
 from aht_pipeline.warehouse import day_records
 from aht_pipeline_tests.loading import ACCOUNT, DAY, PULLED_AT, batch, load, query, reject, segment
-from aht_pipeline_tests.outside import COMMAND, YESTERDAY, days_ago, of_account
+from aht_pipeline_tests.outside import COMMAND, YESTERDAY, Outside, days_ago, of_account
 
 HOUR = timedelta(hours=1)
 AHEAD = [3 * HOUR, 26 * HOUR, 48 * HOUR]
@@ -117,26 +117,45 @@ def test_no_command_loads_by_a_clock_that_is_off(
     assert query(off_clock.behind_it, "SELECT FROM aht.loads") == []
 
 
-@pytest.mark.parametrize("lead", ["+3h", "+26h", "+2d", "-3h"])
-def test_a_machine_whose_clock_is_off_loads_nothing(
-    database_url: str, simulator: Simulator, tmp_path: Path, lead: str
-) -> None:
+def run_by_another_clock(account: Outside, lead: str, *arguments: str) -> str:
+    """What the command says on stderr, which is refused; the servers that it talks to keep their time."""
     if shutil.which("faketime") is None:
         pytest.skip("faketime is not installed (Debian: apt install faketime)")
-    account = of_account(tmp_path, simulator, database_url, days_ago(3))
-
     done = subprocess.run(
-        ["faketime", "-f", lead, COMMAND, "load"],
+        ["faketime", "-f", lead, COMMAND, *arguments],
         cwd=account.directory,
         env=account.environment | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"},
         capture_output=True,
         text=True,
     )
-
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert ("behind" if lead.startswith("-") else "ahead") in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lead", "told"),
+    [
+        ("+3h", "3 h 0 min ahead"),
+        ("+26h", "26 h 0 min ahead"),
+        ("+2d", "48 h 0 min ahead"),
+        ("-3h", "3 h 0 min behind"),
+    ],
+)
+def test_a_machine_whose_clock_is_off_loads_nothing(
+    database_url: str, simulator: Simulator, tmp_path: Path, lead: str, told: str
+) -> None:
+    account = of_account(tmp_path, simulator, database_url, days_ago(3))
+
+    assert told in run_by_another_clock(account, lead, "load")
     assert query(public.engine(database_url), "SELECT FROM aht.loads") == []
+
+
+def test_a_clock_that_is_off_at_the_first_start_does_not_choose_the_first_day(outside: Outside) -> None:
+    run_by_another_clock(outside, "+2d", "load")
+
+    assert (outside.home / "demo" / "postgres").exists()
+    assert not (outside.home / "demo" / "start-date").exists()
 
 
 # -------------------------------------------------------------------------- what a clock that was ahead has left behind
