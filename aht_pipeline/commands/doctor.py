@@ -98,7 +98,7 @@ def _clock(settings: Settings) -> str:
             ahead = require_same_time(connection)
     except WarehouseError:
         return "unknown: the warehouse cannot be asked"
-    return f"Postgres's, but for {abs(ahead).total_seconds():.1f} s"
+    return f"within {abs(ahead).total_seconds():.1f} s of Postgres's"
 
 
 def _days(settings: Settings) -> str:

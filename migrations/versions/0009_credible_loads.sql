@@ -4,13 +4,14 @@
 CREATE VIEW aht.credible_loads AS
 SELECT load.*
 FROM aht.loads AS load
-WHERE load.pulled_at <= now() + interval '2 minutes'
-    -- Nor may it have begun after a load of its day that is later, or after its own: loads of a day follow each other.
+WHERE load.pulled_at <= least(now(), load.loaded_at) + interval '2 minutes'
+    -- Nor may it have begun after a later load of its day, whose own times are possible: they follow each other.
     AND NOT EXISTS (
         SELECT
         FROM aht.loads AS later
-        WHERE later.account_id = load.account_id AND later.day = load.day AND later.load_id >= load.load_id
+        WHERE later.account_id = load.account_id AND later.day = load.day AND later.load_id > load.load_id
             AND later.loaded_at + interval '2 minutes' < load.pulled_at
+            AND later.pulled_at <= later.loaded_at + interval '2 minutes'
     );
 
 COMMENT ON VIEW aht.credible_loads IS 'The lines of the ledger whose pull can have begun when it says. The clock of the others was ahead: they settle nothing, and count as older than any other';
