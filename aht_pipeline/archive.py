@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -129,16 +129,21 @@ class Archive:
         self._put(stem + _MANIFEST, _Manifest.of(stored).to_json(), mode="create")
         return stored
 
-    def latest(self, account_id: str, day: Day) -> StoredPull | None:
+    def latest(self, account_id: str, day: Day, doubtful: Container[str] = ()) -> StoredPull | None:
         """The newest kept pull of the day, by `pulled_at`; None where there is none.
 
-        One that is dated in the future, by a clock that was ahead, is the oldest, whatever it says.
+        One that is dated in the future, by a clock that was ahead, comes after all others, whatever it says.
+        doubtful: files of pulls that are known to be dated so; that future may have come.
 
         Raises ArchiveError when its manifest cannot be read, and when it is of another time zone's day.
         """
         folder = _folder_of(account_id, day)
         future = f"{folder}/{_compact(_latest_credible())}"
-        newest = max(self._keys(folder, _MANIFEST), key=lambda key: (key < future, key), default=None)
+
+        def recency(key: str) -> tuple[bool, str]:
+            return key < future and key.removesuffix(_MANIFEST) + _PAGES not in doubtful, key
+
+        newest = max(self._keys(folder, _MANIFEST), key=recency, default=None)
         if newest is None:
             return None
         with self._telling("read", newest):

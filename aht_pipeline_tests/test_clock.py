@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from aht_pipeline import warehouse as public
 from aht_pipeline.archive import Archive, StoredPull
 from aht_pipeline.clock import CLOCK_TOLERANCE, ClockOff, require_same_clock, when_read
 from aht_pipeline.days import Day
+from aht_pipeline.pipeline import Pipeline
 from aht_pipeline.simulator import ExplicitTraffic, Simulator
 from aht_pipeline.simulator import segment as row
 from aht_pipeline.source import DayPull, Name, NameKind, NameList
@@ -301,6 +302,19 @@ def test_its_pull_loaded_again_is_no_newer_than_before(belied: sa.Engine) -> Non
     assert (again.updated, again.settled) == (0, False)
     assert times(belied) == [7, 412_350]
     assert state(belied) == (False, [False])
+
+
+def test_a_replay_takes_the_pull_that_was_later_in_truth(belied: sa.Engine, tmp_path: Path) -> None:
+    pipeline = Pipeline(ACCOUNT, Archive(str(tmp_path)), belied, connect=_no_api, max_rejected_percent=5.0)
+    early, bad = kept(pipeline.archive, EARLY, "early"), kept(pipeline.archive, BAD, "bad")
+    for file, name in ((early.file, "early"), (bad.file, "bad")):
+        query(belied, "UPDATE aht.loads SET archive_file = :file WHERE archive_file = :name", file=file, name=name)
+
+    assert pipeline.latest(DAY) == early
+
+
+def _no_api() -> NoReturn:
+    raise AssertionError("a replay asked the API")
 
 
 def test_a_replay_by_a_clock_that_was_behind_belies_no_earlier_load(warehouse: sa.Engine) -> None:

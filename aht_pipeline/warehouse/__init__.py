@@ -5,6 +5,7 @@ from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
 from aht_pipeline.warehouse.ledger import (
     DayRecord,
     day_records,
+    doubtful_files,
     loaded_timezone,
     record_refusal,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "changed_days",
     "current_revision",
     "day_records",
+    "doubtful_files",
     "downgrade",
     "engine",
     "forget_agent_names",

@@ -68,6 +68,18 @@ _VOLUMES = sa.text(
 )
 
 
+_DOUBTFUL_FILES = sa.text(
+    """
+    SELECT load.archive_file
+    FROM aht.loads AS load
+    LEFT JOIN aht.credible_loads AS credible USING (load_id)
+    WHERE load.account_id = :account_id
+    GROUP BY load.archive_file
+    HAVING count(credible.load_id) = 0
+    """
+)
+
+
 @dataclass(frozen=True)
 class DayRecord:
     """What is known of a day that was loaded or refused.
@@ -144,6 +156,12 @@ def standing_of(
         server_now=found.server_now,
         not_credible=tuple(found.not_credible),
     )
+
+
+def doubtful_files(warehouse: sa.Engine, account_id: str) -> frozenset[str]:
+    """The archived pulls that were loaded, but cannot have begun when they say."""
+    with warehouse.connect() as connection:
+        return frozenset(connection.execute(_DOUBTFUL_FILES, {"account_id": account_id}).scalars())
 
 
 def volumes_of_the_weekday(connection: sa.Connection, account_id: str, day: date) -> tuple[int, ...]:
