@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,7 @@ import zstandard
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
+from aht_pipeline.clock import CLOCK_TOLERANCE
 from aht_pipeline.credentials import is_loopback
 from aht_pipeline.days import Day, Window
 from aht_pipeline.draft import Draft
@@ -128,12 +129,21 @@ class Archive:
         self._put(stem + _MANIFEST, _Manifest.of(stored).to_json(), mode="create")
         return stored
 
-    def latest(self, account_id: str, day: Day) -> StoredPull | None:
+    def latest(self, account_id: str, day: Day, doubtful: Container[str] = ()) -> StoredPull | None:
         """The newest kept pull of the day, by `pulled_at`; None where there is none.
+
+        One that is dated in the future, by a clock that was ahead, comes after all others, whatever it says.
+        doubtful: files of pulls that are known to be dated so; that future may have come.
 
         Raises ArchiveError when its manifest cannot be read, and when it is of another time zone's day.
         """
-        newest = max(self._keys(_folder_of(account_id, day), _MANIFEST), default=None)
+        folder = _folder_of(account_id, day)
+        future = f"{folder}/{_compact(_latest_credible())}"
+
+        def recency(key: str) -> tuple[bool, str]:
+            return key < future and key.removesuffix(_MANIFEST) + _PAGES not in doubtful, key
+
+        newest = max(self._keys(folder, _MANIFEST), key=recency, default=None)
         if newest is None:
             return None
         with self._telling("read", newest):
@@ -226,6 +236,8 @@ class Archive:
             return None  # the new pull mends it: it becomes the latest
         if latest is None or latest.pull.content_sha256 != pull.content_sha256:
             return None
+        if latest.pull.pulled_at > _latest_credible():
+            return None  # else nothing would show how new these segments are
         with self._telling("look at", latest.file):
             try:
                 size_bytes = obstore.head(self._store, latest.file)["size"]
@@ -313,6 +325,11 @@ def _folder_of(account_id: str, day: Day) -> str:
 def _compact(moment: datetime) -> str:
     """A time in UTC whose order as text is its order in time: 20261124T031500.123456Z."""
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def _latest_credible() -> datetime:
+    """A pull that is dated later is dated by a clock that was ahead. (Ours is compared with others before a load.)"""
+    return datetime.now(UTC) + CLOCK_TOLERANCE
 
 
 def _endpoint_is_plain_http() -> bool:

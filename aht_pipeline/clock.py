@@ -29,6 +29,11 @@ def require_same_clock(ours: datetime, theirs: datetime, whose: str) -> None:
         )
 
 
+def when_read(theirs: datetime, asked_at: datetime, answered_at: datetime) -> datetime:
+    """What our clock said when another one was read, which was between these two: a slow answer is no difference."""
+    return min(max(theirs, asked_at), answered_at)
+
+
 def difference(ahead: timedelta) -> str:
     """By how much a clock is off, for people: `3 h 2 min ahead`, `12 min behind`."""
     hours, minutes = divmod(round(abs(ahead) / timedelta(minutes=1)), 60)

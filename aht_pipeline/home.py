@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,15 @@ from aht_pipeline import embedded
 from aht_pipeline.credentials import ClientCredentialKeys
 from aht_pipeline.errors import CannotTell, SettingsError
 from aht_pipeline.settings import DEMO_ACCOUNT, Settings
-from aht_pipeline.warehouse import NotMigrated, engine, loaded_timezone, require_current, upgrade
+from aht_pipeline.warehouse import (
+    NotMigrated,
+    engine,
+    loaded_timezone,
+    require_current,
+    require_same_days,
+    require_same_time,
+    upgrade,
+)
 
 if TYPE_CHECKING:  # what needs no API and no Dagster starts without them
     import dagster as dg
@@ -30,6 +39,7 @@ WAREHOUSE_DATABASE = "warehouse"
 DAGSTER_DATABASE = "dagster"
 
 _DEMO_SEGMENTS_A_DAY = 2_000
+_A_YEAR = timedelta(days=366)
 
 
 class NoHome(CannotTell):
@@ -40,20 +50,24 @@ def open_warehouse(settings: Settings) -> sa.Engine:
     """The warehouse, ready to be loaded.
 
     The embedded server is started where it is not running, and migrated. A given one is used as it is: raises
-    NotMigrated where it is not at the newest migration. Raises SettingsError when it was loaded in another time zone.
+    NotMigrated where it is not at the newest migration. Raises SettingsError when it was loaded in another time zone,
+    and when days are others for Postgres; ClockOff when its clock is minutes from ours.
     """
+    url = settings.warehouse_url or start_server(settings).url(WAREHOUSE_DATABASE)
+    warehouse = engine(url)
+    with warehouse.connect() as connection:
+        require_same_time(connection)
     if settings.warehouse_url is None:
         settings.remember_start_date()
-        url = start_server(settings).url(WAREHOUSE_DATABASE)
-        warehouse = engine(url)
         try:
             require_current(warehouse)
         except NotMigrated:
             upgrade(url)
     else:
-        warehouse = engine(settings.warehouse_url)
         require_current(warehouse)
-    refuse_another_timezone(settings, warehouse)
+    loaded = refuse_another_timezone(settings, warehouse)
+    with warehouse.connect() as connection:
+        refuse_other_days(settings, connection, to_come=loaded is None)
     return warehouse
 
 
@@ -97,16 +111,32 @@ def start_server(settings: Settings) -> embedded.EmbeddedServer:
     return embedded.start(settings.home, (WAREHOUSE_DATABASE, DAGSTER_DATABASE))
 
 
-def refuse_another_timezone(settings: Settings, warehouse: sa.Engine) -> None:
-    """A day of another zone is another day: mixing them would count segments twice or not at all in reports."""
+def refuse_another_timezone(settings: Settings, warehouse: sa.Engine) -> str | None:
+    """A day of another zone is another day: mixing them would count segments twice or not at all in reports.
+
+    Returns the zone that the warehouse was loaded with; None where nothing of the account was.
+    """
     if settings.account_id is None:
-        return
+        return None
     loaded = loaded_timezone(warehouse, settings.account_id)
     if loaded is not None and loaded != settings.timezone:
         raise SettingsError(
             f"AHT_TIMEZONE is {settings.timezone}, but this warehouse was loaded with {loaded}: set it to {loaded}, "
             "or load another warehouse"
         )
+    return loaded
+
+
+def refuse_other_days(settings: Settings, connection: sa.Connection, *, to_come: bool) -> None:
+    """Raise SettingsError where a day since the start date is another one for Postgres than for us.
+
+    to_come: whether days of the coming year count, too: a zone cannot be changed any more once days are loaded by it.
+    """
+    if settings.account_id is None:
+        return
+    today = datetime.now(UTC).date()
+    last = today + _A_YEAR if to_come else today
+    require_same_days(connection, min(settings.start_date, last), last, settings.timezone)
 
 
 @contextmanager

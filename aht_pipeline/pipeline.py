@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
@@ -23,6 +23,7 @@ from aht_pipeline.warehouse import (
     LoadFacts,
     LoadResult,
     NamesStored,
+    doubtful_files,
     known_revision,
     load_day,
     note_unchanged_names,
@@ -170,7 +171,7 @@ class Pipeline:
 
     def latest(self, day: Day) -> StoredPull:
         """The day's latest complete pull in the archive. Raises NothingToReplay where there is none."""
-        stored = self.archive.latest(self.account_id, day)
+        stored = self.archive.latest(self.account_id, day, self._doubtful_files)
         if stored is None:
             raise NothingToReplay(f"{day}: {self.archive} holds no complete pull of this day; load it from the API")
         return stored
@@ -207,6 +208,10 @@ class Pipeline:
             return NamesRead(unchanged, is_unchanged=True)
         stored = store_names(self.warehouse, self.account_id, listed, asked_at)
         return NamesRead(stored, is_unchanged=False, skipped=listed.skipped)
+
+    @cached_property
+    def _doubtful_files(self) -> frozenset[str]:
+        return doubtful_files(self.warehouse, self.account_id)
 
     def _connected(self) -> AhtApi:
         if self._api is None:

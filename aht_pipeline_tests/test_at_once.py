@@ -140,7 +140,7 @@ def test_loads_of_two_days_that_take_segments_from_each_other_end_in_the_newest_
 def test_a_migration_beside_a_running_load(database_url: str) -> None:
     """One that needs no lock of the load's goes through; one that does gives up, and says who it waited for."""
     upgrade(database_url)
-    downgrade(database_url, "0006")
+    downgrade(database_url, "0009")
 
     def batches() -> Iterator[SegmentBatch]:
         yield batch(segment(1))

@@ -172,7 +172,10 @@ def test_doctor_finds_nothing_wrong_with_a_good_setup_and_shows_no_secret(accoun
     done = account.run("doctor")
     parts = [line.split()[:2] for line in done.stdout.splitlines()]
     assert parts == [
-        ["ok", part] for part in ("settings", "API", "archive", "warehouse", "migrations", "names", "Dagster")
+        ["ok", part]
+        for part in (
+            *("settings", "API", "archive", "warehouse", "clock", "days", "migrations", "load", "names", "Dagster"),
+        )
     ]
     password = account.variables["WAREHOUSE_URL"].split(":")[2].partition("@")[0]
     for secret in (password, account.variables["LIVEPERSON_CLIENT_SECRET"]):

@@ -32,6 +32,7 @@ from aht_pipeline.warehouse import (
     load_day,
     loaded_timezone,
     record_refusal,
+    rehearse_night,
     require_current,
     upgrade,
 )
@@ -446,6 +447,21 @@ def test_a_server_that_is_read_only(warehouse: sa.Engine) -> None:
     assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse)
 
 
+def test_a_standby_is_known_by_a_rehearsal(server: Server, warehouse: sa.Engine) -> None:
+    signal = server.data / "standby.signal"
+    assert rehearse_night(warehouse) == warehouse.url.username
+    embedded.stop(server.home)
+    signal.touch()
+    try:
+        server.running  # noqa: B018 - started as a standby
+        with pytest.raises(WarehouseError, match="standby, which only reads: WAREHOUSE_URL must name the primary"):
+            rehearse_night(warehouse)
+    finally:
+        embedded.stop(server.home)
+        signal.unlink()
+        server.running  # noqa: B018
+
+
 @pytest.fixture
 def small_disk(server: Server, warehouse: sa.Engine) -> Iterator[Path]:
     """A disk of two megabytes that the server may write."""
@@ -472,7 +488,14 @@ def test_a_disk_that_is_full(warehouse: sa.Engine, small_disk: Path) -> None:
     try:
         assert "No space left on device" in Loading(warehouse).failed()
         assert loading.query(warehouse, "SELECT count(*) FROM aht.loads") == [0]
+        loading.query(warehouse, "TRUNCATE aht.agent_segments")
+        with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        with pytest.raises(WarehouseError, match="No space left on device"):
+            rehearse_night(warehouse)
         subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        rehearse_night(warehouse)
         assert_nothing_was_loaded_and_the_next_load_is_whole(warehouse)
     finally:
         subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -67,6 +67,7 @@ ZONES_AND_DAYS = [
     ("Europe/London", date(2026, 10, 25)),
     ("America/New_York", date(2026, 3, 8)),
     ("America/New_York", date(2026, 11, 1)),
+    ("America/Havana", date(2026, 11, 1)),  # it has two midnights
     ("Asia/Kathmandu", date(2026, 3, 10)),
 ]
 
@@ -370,8 +371,8 @@ def test_the_reports_of_an_empty_warehouse_are_empty(warehouse: sa.Engine) -> No
 def test_what_was_loaded_before_the_migration_is_reported_and_rolled_up(
     warehouse: sa.Engine, database_url: str
 ) -> None:
-    public.downgrade(database_url, "0002")
     load(warehouse, batch(segment(1), segment(2)))
+    public.downgrade(database_url, "0002")
 
     public.upgrade(database_url)
     assert query(warehouse, "SELECT segments FROM reporting.agent_day") == [2]

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from aht_pipeline import embedded, warehouse
+from aht_pipeline.normalize import SegmentBatch
 from aht_pipeline.simulator import ExplicitTraffic, Simulator, segment
 from aht_pipeline.source import Name, NameKind, NameList
 from aht_pipeline_tests import loading
@@ -320,3 +321,155 @@ def test_the_owner_of_the_database_can_run_it_where_no_superuser_is_to_be_had(ro
     warehouse.upgrade(roles.url_of(migrator))
     roles.run_script(admin)
     check_a_load(roles.engine_of(loader))
+
+
+# --------------------------------------------------------------------------------------- a night, rehearsed by `doctor`
+
+
+def a_night(loader: sa.Engine, account: str) -> None:
+    """What a night does: two loads with a reject that is mended, a refusal, the sums of the reports, and names."""
+    warehouse.require_current(loader)
+    warehouse.loaded_timezone(loader, account)
+    warehouse.day_records(loader, account)
+    known, changed, mended = (loading.segment(number, segment_id=f"{account} {number}") for number in range(3))
+    broken = loading.reject(f'{{"segmentId": "{account} 2"}}')
+    first = loading.batch(known, changed, rejects=(broken,))
+    loading.load(loader, first, account_id=account, max_rejected_percent=99.0)
+    later = datetime(2026, 3, 13, tzinfo=UTC)
+    second = loading.batch(known, {**changed, "skill_id": None}, mended)
+    loading.load(loader, second, account_id=account, pulled_at=later)
+    warehouse.record_refusal(loader, account, YESTERDAY, "too old", later)
+    list(warehouse.refresh_rollups(loader))
+    warehouse.mark_differing_days(loader, YESTERDAY)
+    warehouse.known_revision(loader, account, NameKind.AGENT)
+    for day, called in enumerate(("Ann", "Anne")):
+        agents = NameList(NameKind.AGENT, (Name(7, called, is_deleted=False),), 0, "1")
+        warehouse.store_names(loader, account, agents, later + timedelta(days=day))
+    warehouse.note_unchanged_names(loader, account, NameKind.AGENT, later + timedelta(days=2))
+    warehouse.forget_agent_names(loader, account)
+
+
+def content(engine: sa.Engine) -> list[str]:
+    """Every row of every table."""
+    tables = query(
+        engine, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'aht'::regnamespace AND relkind = 'r'"
+    )
+    return [
+        row for table in sorted(tables) for row in query(engine, f"SELECT row::text FROM {table} AS row ORDER BY 1")
+    ]
+
+
+def test_a_rehearsal_needs_no_right_more_than_the_script_gives_and_leaves_nothing(
+    roles: Roles, users: tuple[sa.Engine, ...]
+) -> None:
+    _, loader, _ = users
+    a_night(loader, "1")
+    before = content(roles.superuser)
+
+    assert warehouse.rehearse_night(loader) == loader.url.username
+
+    assert content(roles.superuser) == before
+
+
+def refusal_of(loader: sa.Engine) -> str | None:
+    """Why a night would fail, as its rehearsal says."""
+    try:
+        warehouse.rehearse_night(loader)
+    except warehouse.WarehouseError as refusal:
+        return str(refusal)
+    return None
+
+
+def test_each_right_that_a_night_would_miss_is_missed_by_its_rehearsal_and_named(
+    roles: Roles, users: tuple[sa.Engine, ...]
+) -> None:
+    _, loader, _ = users
+    granted = query(
+        roles.superuser,
+        "SELECT privilege_type || ' ON aht.' || table_name FROM information_schema.role_table_grants "
+        "WHERE grantee = 'aht_loader' AND table_schema = 'aht' ORDER BY 1",
+    )
+    assert len(granted) > 40
+    granted += [f"TEMPORARY ON DATABASE {roles.url.database}", "USAGE ON SCHEMA aht"]
+    needed = []
+    for number, right in enumerate(granted):
+        query(roles.superuser, f"REVOKE {right} FROM aht_loader")
+        if refused := refusal_of(loader):
+            needed.append(right)
+            assert f"GRANT {right} TO {loader.url.username}" in refused
+            assert "roles.sql" in refused
+        else:
+            a_night(loader, str(number))
+        query(roles.superuser, f"GRANT {right} TO aht_loader")
+    assert len(needed) == 23
+    assert refusal_of(loader) is None
+
+
+@pytest.mark.parametrize("function", ["roll_up_day", "mark_differing_days", "forget_agent_names"])
+def test_a_function_that_the_loader_may_not_call_is_named(
+    roles: Roles, users: tuple[sa.Engine, ...], function: str
+) -> None:
+    _, loader, _ = users
+    query(roles.superuser, f"REVOKE EXECUTE ON FUNCTION aht.{function} FROM PUBLIC")
+
+    with pytest.raises(warehouse.WarehouseError, match=rf"GRANT EXECUTE ON FUNCTION aht\.{function}\(.* TO loader_of"):
+        warehouse.rehearse_night(loader)
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        ("ALTER ROLE {role} SET default_transaction_read_only = on", "ALTER ROLE {role} RESET default"),
+        ("ALTER DATABASE {database} SET default_transaction_read_only = on", "ALTER DATABASE {database} RESET default"),
+        (
+            "ALTER ROLE {role} IN DATABASE {database} SET default_transaction_read_only = on",
+            "ALTER ROLE {role} IN DATABASE {database} RESET default",
+        ),
+        ("ALTER TABLE aht.agent_segments DISABLE TRIGGER USER", "ENABLE TRIGGER ALL"),
+        ("ALTER TABLE aht.loads ENABLE ROW LEVEL SECURITY", "row-level security policy"),
+        ("ALTER TABLE aht.agent_segments ENABLE ROW LEVEL SECURITY", "with row-level security"),
+    ],
+)
+def test_whatever_else_would_refuse_a_night_is_told_with_what_helps(
+    roles: Roles, users: tuple[sa.Engine, ...], change: str, fix: str
+) -> None:
+    _, loader, _ = users
+    names = {"role": loader.url.username, "database": roles.url.database}
+    query(roles.superuser, change.format(**names))
+
+    assert fix.format(**names) in (refusal_of(loader) or "")
+    query(
+        roles.superuser,
+        f"SET TRANSACTION READ WRITE; ALTER DATABASE {roles.url.database} RESET default_transaction_read_only",
+    )
+
+
+def test_a_rehearsal_and_a_load_do_not_wait_for_each_other(roles: Roles, users: tuple[sa.Engine, ...]) -> None:
+    _, loader, _ = users
+    impatient = warehouse.engine(f"{roles.url_of(loader.url.username)}?options=-clock_timeout%3D300ms")
+
+    def batches() -> Iterator[SegmentBatch]:
+        yield loading.batch(loading.segment(1))
+        yield loading.batch()  # what comes after it is made when the first is written
+        warehouse.rehearse_night(impatient)
+        yield loading.batch(loading.segment(2))
+
+    assert warehouse.load_day(impatient, loading.facts(reported=2), batches).inserted == 2
+
+
+def test_doctor_tells_of_a_right_that_only_the_second_load_needs(roles: Roles, tmp_path: Path) -> None:
+    roles.run_script()
+    migrator, loader, _ = roles.make_users()
+    with Simulator(ExplicitTraffic()) as simulator:
+        account = Outside(
+            tmp_path,
+            simulator.variables | {"WAREHOUSE_URL": roles.url_of(loader), "AHT_START_DATE": YESTERDAY.isoformat()},
+        )
+        warehouse.upgrade(roles.url_of(migrator))
+        assert f"ok     load        rehearsed as role {loader}" in account.run("doctor").stdout
+        query(roles.superuser, f"REVOKE TEMPORARY ON DATABASE {roles.url.database} FROM aht_loader")
+
+        doctor = account.run("doctor", exit_code=1).stdout
+
+    assert [line.split()[:2] for line in doctor.splitlines() if "FAULT" in line] == [["FAULT", "load"]]
+    assert f"GRANT TEMPORARY ON DATABASE {roles.url.database} TO {loader}" in doctor

@@ -697,6 +697,7 @@ def test_known_rows_are_never_found_by_a_scan_of_the_table_nor_each_by_a_scan_of
     if known_to_the_planner == "an empty table":
         query(warehouse, "UPDATE pg_class SET reltuples = 0 WHERE oid = 'aht.agent_segments'::regclass")
     parameters = {"account_id": ACCOUNT, "pulled_at": LATER, "loaded_at": LATER, "may_change": True}
+    parameters |= {"latest_credible": LATER, "not_credible": [LATER]}
 
     with warehouse.begin() as connection:
         create_stage(connection)

@@ -11,9 +11,19 @@ import sqlalchemy as sa
 from aht_pipeline.commands.configured import configured
 from aht_pipeline.days import Window, from_millis, to_millis
 from aht_pipeline.errors import AhtError
-from aht_pipeline.home import NoHome, open_dagster, refuse_another_timezone, warehouse_url
+from aht_pipeline.home import NoHome, open_dagster, refuse_another_timezone, refuse_other_days, warehouse_url
 from aht_pipeline.settings import Settings
-from aht_pipeline.warehouse import agents_named, current_revision, engine, head_revision, require_current
+from aht_pipeline.warehouse import (
+    NotMigrated,
+    WarehouseError,
+    agents_named,
+    current_revision,
+    engine,
+    head_revision,
+    rehearse_night,
+    require_current,
+    require_same_time,
+)
 
 _OLDEST_POSTGRES = 14
 
@@ -82,6 +92,29 @@ def _migrations(settings: Settings) -> str:
     return f"at {current_revision(warehouse)}, the newest"
 
 
+def _clock(settings: Settings) -> str:
+    try:
+        with engine(warehouse_url(settings)).connect() as connection:
+            ahead = require_same_time(connection)
+    except WarehouseError:
+        return "unknown: the warehouse cannot be asked"
+    return f"within {abs(ahead).total_seconds():.1f} s of Postgres's"
+
+
+def _days(settings: Settings) -> str:
+    with engine(warehouse_url(settings)).connect() as connection:
+        refuse_other_days(settings, connection, to_come=True)
+    return f"those of {settings.timezone} begin for Postgres as they do here, this coming year, too"
+
+
+def _load(settings: Settings) -> str:
+    try:
+        role = rehearse_night(engine(warehouse_url(settings)))
+    except NotMigrated:
+        return "not rehearsed before the warehouse is migrated"
+    return f"rehearsed as role {role}, with names and the sums of reports, and rolled back"
+
+
 def _names(settings: Settings) -> str:
     """How many agents' ids are users' ids, which no document of LivePerson's says."""
     if not settings.agent_names:
@@ -106,7 +139,10 @@ _CHECKS: dict[str, Callable[[Settings], str]] = {
     "API": _api,
     "archive": _archive,
     "warehouse": _warehouse,
+    "clock": _clock,
+    "days": _days,
     "migrations": _migrations,
+    "load": _load,
     "names": _names,
     "Dagster": _dagster,
 }

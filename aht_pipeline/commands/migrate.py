@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aht_pipeline.commands.configured import configured
-from aht_pipeline.home import WAREHOUSE_DATABASE, start_server
+from aht_pipeline.home import WAREHOUSE_DATABASE, refuse_other_days, start_server
 from aht_pipeline.warehouse import current_revision, engine, upgrade
 
 
@@ -17,6 +17,8 @@ def run_migrate() -> None:
     else:
         url = settings.warehouse_admin_url or settings.warehouse_url
     before = current_revision(engine(url))
+    with engine(url).connect() as connection:
+        refuse_other_days(settings, connection, to_come=before is None)
     upgrade(url)
     after = current_revision(engine(url))
     click.echo(f"The warehouse is at migration {after}" + (", as it was." if after == before else "."))

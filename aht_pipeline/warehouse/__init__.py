@@ -1,9 +1,11 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
 
+from aht_pipeline.warehouse.agreement import require_same_days, require_same_time
 from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
 from aht_pipeline.warehouse.ledger import (
     DayRecord,
     day_records,
+    doubtful_files,
     loaded_timezone,
     record_refusal,
 )
@@ -27,6 +29,7 @@ from aht_pipeline.warehouse.names import (
     note_unchanged_names,
     store_names,
 )
+from aht_pipeline.warehouse.rehearsal import rehearse_night
 from aht_pipeline.warehouse.rollups import changed_days, mark_differing_days, refresh_rollups
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "changed_days",
     "current_revision",
     "day_records",
+    "doubtful_files",
     "downgrade",
     "engine",
     "forget_agent_names",
@@ -58,7 +62,10 @@ __all__ = [
     "note_unchanged_names",
     "record_refusal",
     "refresh_rollups",
+    "rehearse_night",
     "require_current",
+    "require_same_days",
+    "require_same_time",
     "store_names",
     "upgrade",
 ]

@@ -15,7 +15,7 @@ from aht_pipeline.ahead import one_ahead
 from aht_pipeline.days import Day
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import WarehouseError
-from aht_pipeline.warehouse.ledger import standing_of, volumes_of_the_weekday
+from aht_pipeline.warehouse.ledger import Standing, standing_of, volumes_of_the_weekday
 from aht_pipeline.warehouse.locks import hold_day
 from aht_pipeline.warehouse.merge import (
     Merged,
@@ -115,8 +115,8 @@ def load_day(
     `batches` makes the day's batches, each segment in one of them. They are read once, in another thread, one ahead of
     what is written, and made again when the transaction lost against another one and is tried again.
 
-    Raises DayBusy, ForeignSegment, LedgerMismatch, OutsideDay, RejectedTooMany, WarehouseError, and whatever the
-    batches raise.
+    Raises ClockOff, DayBusy, ForeignSegment, LedgerMismatch, OutsideDay, RejectedTooMany, WarehouseError, and whatever
+    the batches raise; SettingsError where Postgres has another day by this name.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -158,7 +158,7 @@ class _Tally:
 def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[SegmentBatch]) -> LoadResult:
     loaded_at = datetime.now(UTC)
     tally, reasons = _Tally(), Counter[str]()
-    standing = standing_of(connection, facts.account_id, facts.day.date, facts.archive_file, facts.pulled_at)
+    standing = standing_of(connection, facts.account_id, facts.day, facts.archive_file, facts.pulled_at)
     facts, is_newest = replace(facts, pulled_at=standing.as_of), standing.is_newest
     unresolved = unresolved_rejects(connection, facts.account_id, facts.day) if is_newest else {}
     mended: list[str] = []
@@ -191,14 +191,14 @@ def _load(connection: sa.Connection, facts: LoadFacts, batches: Iterable[Segment
         reasons.update(reason for reject in batch.rejects for reason in reject.reasons)
         _refuse_too_many(facts, tally, reasons)
     if tally.staged:
-        tally.add(merge(connection, facts.account_id, tally.staged, facts.pulled_at, loaded_at, is_newest))
+        tally.add(merge(connection, facts.account_id, tally.staged, standing, loaded_at))
     resolve_rejects(connection, facts.account_id, mended, loaded_at)
     if tally.rows != facts.reported:
         raise LedgerMismatch(
             f"day {facts.day} of account {facts.account_id}: {facts.reported} segments were reported, but "
             f"{tally.rows} rows came out of {facts.archive_file}. Nothing was loaded; pull the day again."
         )
-    return _enter(connection, facts, tally, loaded_at, is_first=standing.is_first)
+    return _enter(connection, facts, tally, loaded_at, standing)
 
 
 def _refuse_outside_day(facts: LoadFacts, batch: SegmentBatch) -> None:
@@ -225,10 +225,10 @@ def _refuse_too_many(facts: LoadFacts, tally: _Tally, reasons: Counter[str]) -> 
 
 
 def _enter(
-    connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at: datetime, *, is_first: bool
+    connection: sa.Connection, facts: LoadFacts, tally: _Tally, loaded_at: datetime, standing: Standing
 ) -> LoadResult:
-    """Write the ledger's row."""
-    window, settled = facts.day.window, facts.day.is_settled_by(facts.pulled_at)
+    """Write the ledger's row. The day is settled where it is so by our clock and by Postgres's."""
+    window, settled = facts.day.window, facts.day.is_settled_by(min(facts.pulled_at, standing.server_now))
     load_id = connection.execute(
         sa.insert(loads)
         .values(
@@ -261,7 +261,7 @@ def _enter(
         unchanged=tally.unchanged,
         rejected=tally.rejected,
         outside_day=tally.outside_day,
-        late=0 if is_first else tally.inserted + tally.updated,
+        late=0 if standing.is_first else tally.inserted + tally.updated,
         weekday_volumes=volumes_of_the_weekday(connection, facts.account_id, facts.day.date),
         settled=settled,
         loaded_at=loaded_at,

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from psycopg2 import errors
 
+from aht_pipeline.clock import CLOCK_TOLERANCE
 from aht_pipeline.errors import AhtError
 from aht_pipeline.warehouse.connection import Buffers, copy_in
+from aht_pipeline.warehouse.ledger import Standing
 from aht_pipeline.warehouse.tables import SEGMENT_COLUMNS
 
 if TYPE_CHECKING:
@@ -68,9 +70,17 @@ _KNOWN_PAGES = sa.text(
 )
 
 
+def _may_change(known: str) -> str:
+    """Whether the pull is newer than the one whose values the row holds; one that cannot have been is not asked."""
+    return f""":may_change AND (
+                {known}.pulled_at <= :pulled_at OR {known}.pulled_at > :latest_credible
+                OR {known}.pulled_at = ANY (CAST(:not_credible AS timestamptz[]))
+            )"""
+
+
 def _differs(known: str, staged: str) -> str:
     return f"""({known}.account_id <> :account_id
-            OR :may_change AND {known}.pulled_at <= :pulled_at
+            OR {_may_change(known)}
                 AND ({_listed(_values, known)}) IS DISTINCT FROM ({_listed(_values, staged)}))"""
 
 
@@ -106,7 +116,7 @@ MERGE = sa.text(
             updated_at = excluded.updated_at,
             revision = known.revision + 1
         WHERE known.account_id = excluded.account_id
-            AND :may_change AND known.pulled_at <= excluded.pulled_at
+            AND {_may_change("known")}
             AND ({_listed(_values, "known")}) IS DISTINCT FROM ({_listed(_values, "excluded")})
         RETURNING (xmax = 0) AS is_new
     )
@@ -200,10 +210,8 @@ def stage(connection: sa.Connection, rows: Rows) -> None:
     rows.copy_into(connection, "pg_temp.staged_segments")
 
 
-def merge(
-    connection: sa.Connection, account_id: str, staged: int, pulled_at: datetime, loaded_at: datetime, may_change: bool
-) -> Merged:
-    """Bring all staged rows into the table, of which there are so many; without `may_change` only those that are new.
+def merge(connection: sa.Connection, account_id: str, staged: int, standing: Standing, loaded_at: datetime) -> Merged:
+    """Bring all staged rows into the table, of which there are so many; of a pull that is not the newest only new ones.
 
     Raises ForeignSegment.
     """
@@ -212,9 +220,11 @@ def merge(
         MERGE,
         {
             "account_id": account_id,
-            "pulled_at": pulled_at,
+            "pulled_at": standing.as_of,
             "loaded_at": loaded_at,
-            "may_change": may_change,
+            "may_change": standing.is_newest,
+            "latest_credible": standing.server_now + CLOCK_TOLERANCE,
+            "not_credible": list(standing.not_credible),
             "begin": f"({begin},0)",
             "end": f"({end},0)",
         },

@@ -20,7 +20,7 @@ _NOTE_REVISION = sa.text(
     INSERT INTO aht.name_revisions AS known (account_id, kind, revision, read_at)
     VALUES (:account_id, :kind, :revision, :read_at)
     ON CONFLICT (account_id, kind) DO UPDATE SET revision = excluded.revision, read_at = excluded.read_at
-    WHERE known.read_at < excluded.read_at
+    WHERE known.read_at < excluded.read_at OR known.read_at > now() + interval '2 minutes' -- by a clock that was ahead
     RETURNING true
     """
 )

@@ -28,10 +28,14 @@ def refresh_rollups(warehouse: sa.Engine) -> Iterator[tuple[str, date]]:
     May run beside loads and beside another refresh: a day that changes meanwhile stays marked.
     """
     for account_id, day in changed_days(warehouse):
-        with warehouse.begin() as connection:
-            was_changed = connection.execute(_ROLL_UP, {"account_id": account_id, "day": day}).scalar_one()
-        if was_changed:
+        if roll_up(warehouse, account_id, day):
             yield account_id, day
+
+
+def roll_up(warehouse: sa.Engine, account_id: str, day: date) -> bool:
+    """Roll up a day if it changed since it was; whether it had."""
+    with warehouse.begin() as connection:
+        return bool(connection.execute(_ROLL_UP, {"account_id": account_id, "day": day}).scalar_one())
 
 
 def mark_differing_days(warehouse: sa.Engine, since: date) -> list[tuple[str, date]]:
