@@ -141,16 +141,31 @@ CREATE FUNCTION aht.find_changed_days()
 RETURNS TABLE (account_id text, close_date date, day_start timestamptz, day_end timestamptz)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 3 -- as a night leaves
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    -- Where clocks are put back from one o'clock, a day has two midnights, and begins with the first. Postgres takes the
+    -- second: the hour between them would be reported on the day before.
     SELECT
         account_id,
         close_date,
-        close_date::timestamp AT TIME ZONE timezone,
-        (close_date + 1)::timestamp AT TIME ZONE timezone
+        CASE
+            WHEN ((day_start - interval '1 hour') AT TIME ZONE timezone)::date = close_date
+                THEN day_start - interval '1 hour'
+            ELSE day_start
+        END,
+        CASE
+            WHEN ((day_end - interval '1 hour') AT TIME ZONE timezone)::date > close_date
+                THEN day_end - interval '1 hour'
+            ELSE day_end
+        END
     FROM (
         SELECT DISTINCT account_id, zone.timezone, (quarter.quarter_start AT TIME ZONE zone.timezone)::date AS close_date
         FROM aht.changed_quarters AS quarter
         JOIN reporting.account_timezone AS zone USING (account_id)
     ) AS changed
+    CROSS JOIN LATERAL (
+        SELECT
+            close_date::timestamp AT TIME ZONE timezone AS day_start,
+            (close_date + 1)::timestamp AT TIME ZONE timezone AS day_end
+    ) AS midnight
 $$;
 
 COMMENT ON FUNCTION aht.find_changed_days IS 'Days whose segments changed since they were last rolled up; read aht.changed_days';
