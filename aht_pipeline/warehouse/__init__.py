@@ -1,6 +1,6 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
 
-from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
+from aht_pipeline.warehouse.connection import WarehouseError, engine
 from aht_pipeline.warehouse.ledger import (
     DayRecord,
     day_records,
@@ -51,7 +51,6 @@ __all__ = [
     "forget_agent_names",
     "head_revision",
     "known_revision",
-    "libpq_url",
     "load_day",
     "loaded_timezone",
     "mark_differing_days",

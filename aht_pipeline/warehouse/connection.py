@@ -7,23 +7,22 @@ from collections.abc import Sequence
 import psycopg2
 import sqlalchemy as sa
 from psycopg2 import errors
-from psycopg2.extensions import TransactionRollbackError
+from psycopg2.extensions import TransactionRollbackError, make_dsn
 from sqlalchemy.pool import NullPool
 
 from aht_pipeline.errors import AhtError
+from aht_pipeline.postgres_url import PostgresUrl, read_postgres_url
 from aht_pipeline.warehouse.locks import in_the_way
-
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
 
 # A parameter of the URL wins over these.
 _PARAMETERS = {
     "application_name": "aht_pipeline",
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # in milliseconds: what was sent and is not acknowledged ends the session
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # in milliseconds: what was sent and is not acknowledged ends the session
 }
 
 # At the begin of every transaction, and for it alone: a pooler may give the session to someone else afterwards. The
@@ -53,16 +52,19 @@ def engine(url: str) -> sa.Engine:
     open transaction must not stop the night. Connects on first use. Raises WarehouseError when this is no URL of
     Postgres.
     """
-    parsed = _parsed(url)
+    try:
+        target = read_postgres_url(url)
+    except ValueError as error:
+        raise WarehouseError(f"the warehouse's URL {error}") from None
+    dsn = make_dsn(**{**_PARAMETERS, **target.parameters, "client_encoding": "utf8"})
     made = sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg2"),
+        _for_people(target),
+        creator=lambda: psycopg2.connect(dsn),
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
-        connect_args={name: value for name, value in _PARAMETERS.items() if name not in parsed.query}
-        | {"client_encoding": "utf8"},
     )
 
-    has_own_timeout = "lock_timeout" in str(parsed.query.get("options"))
+    has_own_timeout = "lock_timeout" in target.parameters.get("options", "")
     bounds = _NOTICE_SILENCE if has_own_timeout else f"{_LOCK_TIMEOUT};{_NOTICE_SILENCE}"
 
     @sa.event.listens_for(made, "begin")
@@ -77,12 +79,6 @@ def engine(url: str) -> sa.Engine:
             raise _told(context.original_exception, made.url) from context.original_exception
 
     return made
-
-
-def libpq_url(url: str) -> str:
-    """The same URL as psql and other clients of libpq read it, password included."""
-    rendered = _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return rendered.replace(" ", "%20")  # SQLAlchemy leaves it in names, and libpq takes it for the end
 
 
 def copy_in(connection: sa.Connection, statement: str, buffers: Buffers) -> None:
@@ -117,21 +113,18 @@ class _Buffers:
         return bytes(next(self._chunks, b""))
 
 
-def _parsed(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        raise WarehouseError(
-            "the warehouse's URL cannot be read; it looks like postgresql://user:password@host:5432/database"
-        ) from None
-    if parsed.drivername not in _SCHEMES:
-        raise WarehouseError(
-            f"the warehouse's URL begins with {parsed.drivername}://; it must be one of Postgres, "
-            "like postgresql://user:password@host:5432/database"
-        )
-    if "@" in (parsed.host or ""):
-        raise WarehouseError("the password in the warehouse's URL holds an @: write it as %40")
-    return parsed
+def _for_people(target: PostgresUrl) -> sa.URL:
+    """What an engine shows of itself, the password hidden; it connects by the parameters as libpq reads them."""
+    parameters = target.parameters
+    port = parameters.get("port", "")
+    return sa.URL.create(
+        "postgresql+psycopg2",
+        parameters.get("user"),
+        target.password,
+        parameters.get("host"),
+        int(port) if port.isdecimal() else None,
+        parameters.get("dbname"),
+    )
 
 
 def _is_foreseen(error: BaseException) -> bool:
@@ -142,11 +135,9 @@ def _is_foreseen(error: BaseException) -> bool:
 
 
 def _told(error: BaseException, url: sa.URL) -> WarehouseError:
-    cause = _last_words(error)
-    if url.password:
-        cause = cause.replace(str(url.password), "***")
     return WarehouseError(
-        f"the warehouse at {_place(url)} failed. Check WAREHOUSE_URL, the server and its rights. Postgres says: {cause}"
+        f"the warehouse at {_place(url)} failed. Check WAREHOUSE_URL, the server and its rights. "
+        f"Postgres says: {_last_words(error)}"
     )
 
 
@@ -160,7 +151,10 @@ def _kept_waiting(warehouse: sa.Engine, error: BaseException) -> WarehouseError:
 
 
 def _last_words(error: BaseException) -> str:
-    """The cause in one line. Why the server ended a session libpq knows, where psycopg2 tells only that it ended."""
+    """The cause in one line. Why the server ended a session libpq knows, where psycopg2 tells only that it ended.
+
+    They need no masking: no statement holds a password, and of its parameters libpq tells host, port, user, database.
+    """
     cursor = error.cursor if isinstance(error, psycopg2.Error) else None
     words = cursor.connection.info.error_message if cursor is not None and cursor.connection.closed else None
     return " ".join((words or str(error)).split()) or type(error).__name__
