@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -211,6 +214,34 @@ def test_a_newer_warehouse_is_neither_used_nor_migrated(database_url: str, engin
         warehouse.require_current(engine)
     with pytest.raises(warehouse.NotMigrated, match=r"9999.*upgrade aht-pipeline"):
         warehouse.upgrade(database_url)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "SQL_ASCII"])
+def test_a_database_in_another_encoding_is_refused_before_anything_is_made(database_url: str, encoding: str) -> None:
+    """What a person types to set such a warehouse up; the statement that is told makes one that will do."""
+    url = sa.make_url(database_url)
+    other = f"{url.database}_{encoding.lower()}"
+    administer(url, f"CREATE DATABASE {other} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0")
+    try:
+        given = url.set(database=other).render_as_string(hide_password=False)
+        with pytest.raises(warehouse.WrongEncoding, match=f"{other} has the encoding {encoding}") as told:
+            warehouse.upgrade(given)
+        with pytest.raises(warehouse.WrongEncoding):
+            warehouse.require_utf8(warehouse.engine(given))
+        assert query(warehouse.engine(given), "SELECT to_regnamespace('aht') IS NULL") == [True]
+        advice = re.search("CREATE DATABASE .* TEMPLATE template0", str(told.value))
+        assert advice
+        administer(url, advice[0])
+        warehouse.upgrade(url.set(database=f"{other}_utf8").render_as_string(hide_password=False))
+    finally:
+        administer(url, f"DROP DATABASE {other}")
+        administer(url, f"DROP DATABASE IF EXISTS {other}_utf8")
+
+
+def administer(url: sa.URL, statement: str) -> None:
+    with closing(psycopg2.connect(url.set(drivername="postgresql").render_as_string(False))) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
 
 
 def test_a_developers_own_alembic_finds_nothing_to_add(database_url: str, tmp_path: Path) -> None:

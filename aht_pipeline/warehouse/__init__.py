@@ -12,10 +12,12 @@ from aht_pipeline.warehouse.locks import DayBusy
 from aht_pipeline.warehouse.merge import ForeignSegment
 from aht_pipeline.warehouse.migrate import (
     NotMigrated,
+    WrongEncoding,
     current_revision,
     downgrade,
     head_revision,
     require_current,
+    require_utf8,
     upgrade,
 )
 from aht_pipeline.warehouse.names import (
@@ -42,6 +44,7 @@ __all__ = [
     "OutsideDay",
     "RejectedTooMany",
     "WarehouseError",
+    "WrongEncoding",
     "agents_named",
     "changed_days",
     "current_revision",
@@ -58,6 +61,7 @@ __all__ = [
     "record_refusal",
     "refresh_rollups",
     "require_current",
+    "require_utf8",
     "store_names",
     "upgrade",
 ]
