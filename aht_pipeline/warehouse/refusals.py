@@ -77,9 +77,7 @@ def set_by_others(target: PostgresUrl, settings: list[str]) -> str | None:
             session.autocommit = True  # all in one message: the session is never idle in a transaction
             cursor.execute("BEGIN;" + session.bounds + _SET_BY_OTHERS, {"settings": settings})
             found = "; ".join(statement for (statement,) in cursor.fetchall())
-            return (
-                f"The role's or the database's settings do not allow it; what removes them: {found}." if found else None
-            )
+            return f"A setting of the role or the database is in the way; this removes it: {found}." if found else None
     return None
 
 
