@@ -23,6 +23,7 @@ from aht_pipeline.warehouse import (
     require_current,
     require_same_days,
     require_same_time,
+    require_utf8,
     upgrade,
 )
 
@@ -50,8 +51,9 @@ def open_warehouse(settings: Settings) -> sa.Engine:
     """The warehouse, ready to be loaded.
 
     The embedded server is started where it is not running, and migrated. A given one is used as it is: raises
-    NotMigrated where it is not at the newest migration. Raises SettingsError when it was loaded in another time zone,
-    and when days are others for Postgres; ClockOff when its clock is minutes from ours.
+    NotMigrated where it is not at the newest migration, WrongEncoding where it is not in UTF-8. Raises SettingsError
+    when it was loaded in another time zone, and when days are others for Postgres; ClockOff when its clock is minutes
+    from ours.
     """
     url = settings.warehouse_url or start_server(settings).url(WAREHOUSE_DATABASE)
     warehouse = engine(url)
@@ -64,6 +66,7 @@ def open_warehouse(settings: Settings) -> sa.Engine:
         except NotMigrated:
             upgrade(url)
     else:
+        require_utf8(warehouse)
         require_current(warehouse)
     loaded = refuse_another_timezone(settings, warehouse)
     with warehouse.connect() as connection:

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -28,17 +28,16 @@ from aht_pipeline.credentials import AppKeys, ClientCredentialKeys, is_loopback
 from aht_pipeline.days import yesterday
 from aht_pipeline.environment import Given, read_given, refuse_unseen
 from aht_pipeline.errors import SettingsError
+from aht_pipeline.postgres_url import read_postgres_url
 from aht_pipeline.services import URL_VARIABLES
 
 DEMO_ACCOUNT = "demo"
 
 _DEFAULT_START = timedelta(days=27)  # before the first start: what the API still remembers
 _OBJECT_STORES = ("s3", "gs", "az", "file")
-_SECRET_PARAMETERS = {"password", "sslpassword", "oauth_client_secret"}
 _CRON_FIELDS = 5
 _NO_ZONES = ("localtime", "factory")  # files beside those of zones: whatever this machine's is, and none at all
 _FIRST_YEAR = 2000  # long before there was such an API; every day since the start date is looked at
-_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg2")
 
 
 def _identifier(value: str) -> str:
@@ -106,22 +105,7 @@ def _secret_https(value: SecretStr) -> SecretStr:
 
 
 def _postgres(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    url = _split(text)
-    if not text.startswith(tuple(f"{scheme}://" for scheme in _POSTGRES)):
-        raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
-    if "#" in text or "@" in url.path or "@" in url.netloc.rpartition("@")[0]:
-        raise ValueError(
-            "cannot be read: in a password or a name, write @ as %40, / as %2F, # as %23, : as %3A and % as %25"
-        )
-    _check_port(url)
-    if "\0" in unquote(text):
-        raise ValueError("must not hold %00, the NUL character")
-    for name in _SECRET_PARAMETERS & parse_qs(url.query).keys():
-        raise ValueError(
-            f"must not hold the parameter {name}, which would be shown with the host: a password goes in "
-            "user:password@host, other secrets in a file (passfile, service)"
-        )
+    read_postgres_url(value.get_secret_value())
     return value
 
 

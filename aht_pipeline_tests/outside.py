@@ -68,7 +68,7 @@ class Outside:
         On a port of its own: two that look for a free one at the same moment would both find 3000.
         """
         process = subprocess.Popen(
-            [str(COMMAND), "up", "--port", str(_free_port())],
+            [str(COMMAND), "up", "--port", str(free_port())],
             cwd=self.directory,
             env={"AHT_SCHEDULE": NO_NIGHT_NOW} | self.environment,
             stdout=subprocess.PIPE,
@@ -120,7 +120,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

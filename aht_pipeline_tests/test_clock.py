@@ -53,21 +53,22 @@ def test_an_answer_that_took_its_time_is_no_difference() -> None:
 
 
 class OffClock:
-    """A warehouse whose server says another time than it is: its clock is shadowed, and reads what is set here."""
+    """A warehouse whose server says another time than it is: what is set here is added in its very function."""
 
     def __init__(self, database_url: str) -> None:
-        self.behind_it = public.engine(database_url)
-        self.url = f"{database_url}?options=-csearch_path%3Doff,pg_catalog"
-        self.warehouse = public.engine(self.url)
+        self.url = database_url
+        self.warehouse = public.engine(database_url)
         query(
-            self.behind_it,
+            self.warehouse,
+            "SET LOCAL allow_system_table_mods = on; "
             "CREATE SCHEMA off; CREATE TABLE off.by AS SELECT interval '0' AS difference; "
-            "CREATE FUNCTION off.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
-            "'SELECT pg_catalog.clock_timestamp() + difference FROM off.by'",
+            "ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO true_clock_timestamp; "
+            "CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+            "'SELECT pg_catalog.true_clock_timestamp() + difference FROM off.by'",
         )
 
     def set(self, difference: timedelta) -> None:
-        query(self.behind_it, "UPDATE off.by SET difference = :difference", difference=difference)
+        query(self.warehouse, "UPDATE off.by SET difference = :difference", difference=difference)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_day_whose_clock_is_off_is_not_loaded(off_clock: OffClock, difference:
     with pytest.raises(ClockOff, match="that of Postgres"):
         load(off_clock.warehouse, batch(segment(1)))
 
-    assert query(off_clock.behind_it, "SELECT FROM aht.agent_segments UNION ALL SELECT FROM aht.loads") == []
+    assert query(off_clock.warehouse, "SELECT FROM aht.agent_segments UNION ALL SELECT FROM aht.loads") == []
 
 
 def test_a_clock_that_steps_during_a_run_fails_the_day_that_it_hits_and_no_other(off_clock: OffClock) -> None:
@@ -94,7 +95,7 @@ def test_a_clock_that_steps_during_a_run_fails_the_day_that_it_hits_and_no_other
     off_clock.set(timedelta(0))
     load(off_clock.warehouse, batch(), day=Day(DAY.date + timedelta(days=2), "UTC"))
 
-    assert query(off_clock.behind_it, "SELECT day - :day FROM aht.loads ORDER BY 1", day=DAY.date) == [0, 2]
+    assert query(off_clock.warehouse, "SELECT day - :day FROM aht.loads ORDER BY 1", day=DAY.date) == [0, 2]
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_no_command_loads_by_a_clock_that_is_off(
 
     assert "26 h 0 min ahead" in said.stderr
     assert "NTP" in said.stderr
-    assert query(off_clock.behind_it, "SELECT FROM aht.loads") == []
+    assert query(off_clock.warehouse, "SELECT FROM aht.loads") == []
 
 
 def run_by_another_clock(account: Outside, lead: str, *arguments: str) -> str:

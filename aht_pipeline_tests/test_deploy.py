@@ -87,7 +87,7 @@ def test_the_services_run_the_nights_on_storage_in_postgres_and_show_no_password
         assert all(any(part in line for line in lines) for part in ("dagster_webserver", "dagster._daemon", "api grpc"))
         assert not [line for line in lines if str(role.password).removeprefix("secret/") in line]
     assert {"runs", "event_logs", "instigators"} <= set(
-        sa.inspect(engine(environment["DAGSTER_PG_URL"])).get_table_names()
+        sa.inspect(engine(environment["DAGSTER_PG_URL"])).get_table_names(schema="public")
     )
     assert not list(Path(environment["DAGSTER_HOME"]).rglob("*.db"))
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from aht_pipeline import embedded, warehouse
 from aht_pipeline.normalize import SegmentBatch
+from aht_pipeline.postgres_url import read_postgres_url
 from aht_pipeline.simulator import ExplicitTraffic, Simulator, segment
 from aht_pipeline.source import Name, NameKind, NameList
 from aht_pipeline_tests import loading
@@ -33,7 +34,7 @@ class Roles:
 
     def run_script(self, user: str | None = None) -> None:
         done = subprocess.run(
-            [embedded.binaries() / "psql", "-d", warehouse.libpq_url(self.url_of(user)), "-f", SCRIPT],
+            [embedded.binaries() / "psql", "-d", read_postgres_url(self.url_of(user)).complete, "-f", SCRIPT],
             capture_output=True,
             text=True,
         )

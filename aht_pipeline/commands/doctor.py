@@ -12,6 +12,7 @@ from aht_pipeline.commands.configured import configured
 from aht_pipeline.days import Window, from_millis, to_millis
 from aht_pipeline.errors import AhtError
 from aht_pipeline.home import NoHome, open_dagster, refuse_another_timezone, refuse_other_days, warehouse_url
+from aht_pipeline.postgres_url import read_postgres_url
 from aht_pipeline.settings import Settings
 from aht_pipeline.warehouse import (
     NotMigrated,
@@ -23,6 +24,7 @@ from aht_pipeline.warehouse import (
     rehearse_night,
     require_current,
     require_same_time,
+    require_utf8,
 )
 
 _OLDEST_POSTGRES = 14
@@ -75,14 +77,15 @@ def _archive(settings: Settings) -> str:
 
 
 def _warehouse(settings: Settings) -> str:
-    warehouse = engine(warehouse_url(settings))
+    url = warehouse_url(settings)
+    warehouse = engine(url)
     with warehouse.connect() as connection:
         version = connection.scalar(sa.text("SHOW server_version"))
         number = int(connection.scalar(sa.text("SHOW server_version_num")) or 0)
     if number < _OLDEST_POSTGRES * 10_000:
         raise AhtError(f"Postgres {version} is too old: use {_OLDEST_POSTGRES} or newer")
-    place = warehouse.url.set(drivername="postgresql").render_as_string(hide_password=True)
-    return f"Postgres {version} at {place}"
+    require_utf8(warehouse)
+    return f"Postgres {version} at {read_postgres_url(url).shown}"
 
 
 def _migrations(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """The Postgres warehouse: its tables, its migrations, the load of a day, and the ledger of what is loaded."""
 
 from aht_pipeline.warehouse.agreement import require_same_days, require_same_time
-from aht_pipeline.warehouse.connection import WarehouseError, engine, libpq_url
+from aht_pipeline.warehouse.connection import WarehouseError, engine
 from aht_pipeline.warehouse.ledger import (
     DayRecord,
     day_records,
@@ -14,10 +14,12 @@ from aht_pipeline.warehouse.locks import DayBusy
 from aht_pipeline.warehouse.merge import ForeignSegment
 from aht_pipeline.warehouse.migrate import (
     NotMigrated,
+    WrongEncoding,
     current_revision,
     downgrade,
     head_revision,
     require_current,
+    require_utf8,
     upgrade,
 )
 from aht_pipeline.warehouse.names import (
@@ -45,6 +47,7 @@ __all__ = [
     "OutsideDay",
     "RejectedTooMany",
     "WarehouseError",
+    "WrongEncoding",
     "agents_named",
     "changed_days",
     "current_revision",
@@ -55,7 +58,6 @@ __all__ = [
     "forget_agent_names",
     "head_revision",
     "known_revision",
-    "libpq_url",
     "load_day",
     "loaded_timezone",
     "mark_differing_days",
@@ -66,6 +68,7 @@ __all__ = [
     "require_current",
     "require_same_days",
     "require_same_time",
+    "require_utf8",
     "store_names",
     "upgrade",
 ]

@@ -1,4 +1,4 @@
-"""Connections to the warehouse: which URLs are understood, and how a failure is told without its password."""
+"""Connections to the warehouse: an engine whose foreseen failures are told, and COPY."""
 
 from __future__ import annotations
 
@@ -11,30 +11,10 @@ from psycopg2.extensions import TransactionRollbackError
 from sqlalchemy.pool import NullPool
 
 from aht_pipeline.errors import AhtError
+from aht_pipeline.postgres_url import PostgresUrl, read_postgres_url
 from aht_pipeline.warehouse.locks import in_the_way
-
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
-
-# A parameter of the URL wins over these.
-_PARAMETERS = {
-    "application_name": "aht_pipeline",
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # in milliseconds: what was sent and is not acknowledged ends the session
-}
-
-# At the begin of every transaction, and for it alone: a pooler may give the session to someone else afterwards. The
-# server notices a client that fell silent as we notice a server: else the locks of one without power stay for hours.
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '60s'"
-_NOTICE_SILENCE = """
-    SET LOCAL tcp_keepalives_idle = 30;
-    SET LOCAL tcp_keepalives_interval = 10;
-    SET LOCAL tcp_keepalives_count = 3;
-    SET LOCAL tcp_user_timeout = '60s'
-"""
+from aht_pipeline.warehouse.refusals import SETTING_CODES, code_of, last_words, set_by_others, what_to_do
+from aht_pipeline.warehouse.session import Session, connect
 
 _COPY_CHUNK = 4 * 1024 * 1024  # a batch in one or two: between chunks, what else runs in the process has its turn
 
@@ -49,40 +29,42 @@ class WarehouseError(AhtError):
 def engine(url: str) -> sa.Engine:
     """An engine that keeps no connection open and whose foreseen failures are WarehouseErrors.
 
-    No transaction waits longer than 60 s for a lock, unless the URL's `options` set another `lock_timeout`: someone's
-    open transaction must not stop the night. Connects on first use. Raises WarehouseError when this is no URL of
-    Postgres.
+    Its transactions read and write the same whatever the role or the database sets, and no time-out of theirs ends
+    them. None waits longer than 60 s for a lock: someone's open transaction must not stop the night. A time-out that
+    the URL's `options` set holds. Connects on first use. Raises WarehouseError when this is no URL of Postgres.
     """
-    parsed = _parsed(url)
+    try:
+        target = read_postgres_url(url)
+    except ValueError as error:
+        raise WarehouseError(f"the warehouse's URL {error}") from None
     made = sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg2"),
+        _for_people(target),
+        creator=lambda: connect(target),
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
-        connect_args={name: value for name, value in _PARAMETERS.items() if name not in parsed.query}
-        | {"client_encoding": "utf8"},
+        use_native_hstore=False,  # no column is one, and to look for it would take a statement of every session
     )
 
-    has_own_timeout = "lock_timeout" in str(parsed.query.get("options"))
-    bounds = _NOTICE_SILENCE if has_own_timeout else f"{_LOCK_TIMEOUT};{_NOTICE_SILENCE}"
-
     @sa.event.listens_for(made, "begin")
-    def bound_waits(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(bounds)
+    def set_for_the_transaction(connection: sa.Connection) -> None:
+        session = _session(connection)
+        role = connection.exec_driver_sql(session.at_begin).scalar()
+        session.is_bound = True
+        if role == "replica":
+            raise _without_triggers(target)
 
     @sa.event.listens_for(made, "handle_error")
     def tell(context: sa.engine.ExceptionContext) -> None:
-        if isinstance(context.original_exception, errors.LockNotAvailable):
-            raise _kept_waiting(made, context.original_exception) from context.original_exception
-        if context.connection is None or _is_foreseen(context.original_exception):
-            raise _told(context.original_exception, made.url) from context.original_exception
+        error, connection = context.original_exception, context.connection
+        if isinstance(error, errors.LockNotAvailable):
+            raise _kept_waiting(made, target, error) from error
+        if connection is None:
+            session = error.cursor.connection if isinstance(error, psycopg2.Error) and error.cursor else None
+            raise _told(error, target, session if isinstance(session, Session) else None) from error
+        if _is_foreseen(error):
+            raise _told(error, target, None if connection.invalidated else _session(connection)) from error
 
     return made
-
-
-def libpq_url(url: str) -> str:
-    """The same URL as psql and other clients of libpq read it, password included."""
-    rendered = _parsed(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return rendered.replace(" ", "%20")  # SQLAlchemy leaves it in names, and libpq takes it for the end
 
 
 def copy_in(connection: sa.Connection, statement: str, buffers: Buffers) -> None:
@@ -90,14 +72,14 @@ def copy_in(connection: sa.Connection, statement: str, buffers: Buffers) -> None
 
     Raises WarehouseError for foreseen failures, as the engine does; what else psycopg2 raises as it is.
     """
-    raw = connection.connection
+    session = _session(connection)
     try:
-        raw.cursor().copy_expert(statement, _Buffers(buffers), _COPY_CHUNK)
+        connection.connection.cursor().copy_expert(statement, _Buffers(buffers), _COPY_CHUNK)
     except psycopg2.Error as error:
         if isinstance(error, errors.LockNotAvailable):
-            raise _kept_waiting(connection.engine, error) from error
-        told = _told(error, connection.engine.url) if _is_foreseen(error) else None
-        if raw.driver_connection is None or raw.driver_connection.closed:
+            raise _kept_waiting(connection.engine, session.target, error) from error
+        told = _told(error, session.target, session) if _is_foreseen(error) else None
+        if session.closed:
             connection.invalidate(error)  # else the roll-back fails, and hides why
         if told:
             raise told from error
@@ -117,55 +99,52 @@ class _Buffers:
         return bytes(next(self._chunks, b""))
 
 
-def _parsed(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        raise WarehouseError(
-            "the warehouse's URL cannot be read; it looks like postgresql://user:password@host:5432/database"
-        ) from None
-    if parsed.drivername not in _SCHEMES:
-        raise WarehouseError(
-            f"the warehouse's URL begins with {parsed.drivername}://; it must be one of Postgres, "
-            "like postgresql://user:password@host:5432/database"
-        )
-    if "@" in (parsed.host or ""):
-        raise WarehouseError("the password in the warehouse's URL holds an @: write it as %40")
-    return parsed
+def _for_people(target: PostgresUrl) -> sa.URL:
+    """What an engine shows of itself, the password hidden; it connects by the parameters as libpq reads them."""
+    parameters = target.parameters
+    port = parameters.get("port", "")
+    return sa.URL.create(
+        "postgresql+psycopg2",
+        parameters.get("user"),
+        target.password,
+        parameters.get("host"),
+        int(port) if port.isdecimal() else None,
+        parameters.get("dbname"),
+    )
+
+
+def _session(connection: sa.Connection) -> Session:
+    session = connection.connection.driver_connection
+    assert isinstance(session, Session)  # noqa: S101 - as the engine made it
+    return session
 
 
 def _is_foreseen(error: BaseException) -> bool:
     """A failure of the server or of its rights. A transaction that lost against another one can be tried again."""
-    return isinstance(
-        error, psycopg2.OperationalError | errors.InsufficientPrivilege | errors.ReadOnlySqlTransaction
-    ) and not isinstance(error, TransactionRollbackError)
-
-
-def _told(error: BaseException, url: sa.URL) -> WarehouseError:
-    cause = _last_words(error)
-    if url.password:
-        cause = cause.replace(str(url.password), "***")
-    return WarehouseError(
-        f"the warehouse at {_place(url)} failed. Check WAREHOUSE_URL, the server and its rights. Postgres says: {cause}"
+    if isinstance(error, TransactionRollbackError):
+        return False
+    return (
+        isinstance(error, psycopg2.OperationalError | errors.InsufficientPrivilege) or code_of(error) in SETTING_CODES
     )
 
 
-def _kept_waiting(warehouse: sa.Engine, error: BaseException) -> WarehouseError:
+def _told(error: BaseException, target: PostgresUrl, session: Session | None) -> WarehouseError:
+    fix = what_to_do(error, target, session) or "Check WAREHOUSE_URL, the server and its rights."
+    return WarehouseError(f"the warehouse at {target.place} failed. {fix} Postgres says: {last_words(error, session)}")
+
+
+def _without_triggers(target: PostgresUrl) -> WarehouseError:
+    fix = set_by_others(target, ["session_replication_role"]) or "Set it to origin."
+    return WarehouseError(
+        f"the warehouse at {target.place} runs our sessions without triggers (session_replication_role is replica), so "
+        f"that reports would not follow what is loaded. {fix}"
+    )
+
+
+def _kept_waiting(warehouse: sa.Engine, target: PostgresUrl, error: BaseException) -> WarehouseError:
     with warehouse.connect() as another:  # the one that waited can do nothing before it is rolled back
         holder = in_the_way(another)
     return WarehouseError(
-        f"the warehouse at {_place(warehouse.url)} keeps a lock from us: {holder}. Let it finish, or end it there, "
-        f"then try again. Postgres says: {_last_words(error)}"
+        f"the warehouse at {target.place} keeps a lock from us: {holder}. Let it finish, or end it there, "
+        f"then try again. Postgres says: {last_words(error, None)}"
     )
-
-
-def _last_words(error: BaseException) -> str:
-    """The cause in one line. Why the server ended a session libpq knows, where psycopg2 tells only that it ended."""
-    cursor = error.cursor if isinstance(error, psycopg2.Error) else None
-    words = cursor.connection.info.error_message if cursor is not None and cursor.connection.closed else None
-    return " ".join((words or str(error)).split()) or type(error).__name__
-
-
-def _place(url: sa.URL) -> str:
-    host = url.host or url.query.get("host") or "the local socket"
-    return f'{host}:{url.port or url.query.get("port") or 5432}, database "{url.database or url.username}"'

@@ -34,6 +34,20 @@ _RIGHTS_BY_TABLE = """
     END $$
 """
 
+_ENCODING = sa.text(
+    """
+    SELECT
+        pg_encoding_to_char(encoding) AS encoding,
+        quote_ident(current_database()) AS name,
+        quote_ident(current_database() || '_utf8') AS other_name,
+        (
+            SELECT encoding = 6 OR datctype IN ('C', 'POSIX') FROM pg_database WHERE datname = 'template0'
+        ) AS template_will_do
+    FROM pg_database
+    WHERE datname = current_database()
+    """
+)
+
 _version = sa.table("alembic_version", sa.column("version_num", sa.Text), schema=SCHEMA)
 
 
@@ -41,11 +55,15 @@ class NotMigrated(CannotTell):
     """The warehouse is not at the migration that this code is written for; the text says what brings it there."""
 
 
+class WrongEncoding(CannotTell):
+    """The database is not in UTF-8, so that it cannot keep every text; this says how to make one that can."""
+
+
 def upgrade(url: str) -> None:
     """Bring the warehouse to the newest migration; nothing happens when it is there.
 
     Needs a role that may create schemas, or that owns the schemas `aht` and `reporting`. Raises NotMigrated when a
-    newer version of the package migrated it.
+    newer version of the package migrated it, and WrongEncoding when the database is not in UTF-8.
     """
     from alembic import command
 
@@ -80,6 +98,12 @@ def require_current(warehouse: sa.Engine) -> None:
         raise NotMigrated(f"the warehouse is at migration {current}, not at {head}: run `aht-pipeline migrate`")
 
 
+def require_utf8(warehouse: sa.Engine) -> None:
+    """Raise WrongEncoding unless the database is in UTF-8."""
+    with warehouse.connect() as connection:
+        _refuse_other_encodings(connection)
+
+
 def _migrate(url: str, run: Callable[[Config], None]) -> None:
     from alembic.config import Config
 
@@ -87,6 +111,7 @@ def _migrate(url: str, run: Callable[[Config], None]) -> None:
     config.set_main_option("script_location", str(_script_location()).replace("%", "%%"))
     with engine(url).begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        _refuse_other_encodings(connection)
         # Not "if not exists", which needs the right to create even where the schema is there.
         if not connection.scalar(sa.text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": SCHEMA}):
             connection.execute(sa.schema.CreateSchema(SCHEMA))
@@ -94,6 +119,18 @@ def _migrate(url: str, run: Callable[[Config], None]) -> None:
         config.attributes["connection"] = connection
         run(config)
         connection.exec_driver_sql(_RIGHTS_BY_TABLE)
+
+
+def _refuse_other_encodings(connection: sa.Connection) -> None:
+    """Also SQL_ASCII, which keeps any bytes, and whose readers must guess what they mean."""
+    database = connection.execute(_ENCODING).one()
+    if database.encoding != "UTF8":
+        locale = "" if database.template_will_do else " LOCALE 'C'"
+        raise WrongEncoding(
+            f"the warehouse's database {database.name} has the encoding {database.encoding}, which cannot keep every "
+            "text (names, emoji), and cannot be changed: make another one, as with CREATE DATABASE "
+            f"{database.other_name} ENCODING 'UTF8'{locale} TEMPLATE template0, and name that one in WAREHOUSE_URL"
+        )
 
 
 def _script_location() -> Path:
