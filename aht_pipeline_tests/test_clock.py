@@ -18,7 +18,7 @@ from aht_pipeline.archive import Archive, StoredPull
 from aht_pipeline.clock import CLOCK_TOLERANCE, ClockOff, require_same_clock, when_read
 from aht_pipeline.days import Day
 from aht_pipeline.pipeline import Pipeline
-from aht_pipeline.simulator import ExplicitTraffic, Simulator
+from aht_pipeline.simulator import ExplicitTraffic, Misdated, Simulator
 from aht_pipeline.simulator import segment as row
 from aht_pipeline.source import DayPull, Name, NameKind, NameList
 from aht_pipeline.warehouse import day_records
@@ -418,8 +418,15 @@ def test_names_that_were_read_in_the_future_are_replaced_by_those_of_now(warehou
 
 def test_doctor_says_how_far_the_clocks_are_apart(off_clock: OffClock, simulator: Simulator, tmp_path: Path) -> None:
     account = of_account(tmp_path, simulator, off_clock.url, YESTERDAY)
-    assert re.search(r"ok     clock       within \d\.\d s of Postgres's", account.run("doctor").stdout)
+    said = account.run("doctor").stdout
+    assert re.search(r"ok     clock       within \d\.\d s of Postgres's", said)
+    assert re.search(r"ok     API .*; its clock is ours within [01] s", said)
 
+    simulator.set_faults(Misdated(3 * HOUR))
+    assert re.search(
+        r"FAULT  API .*this machine's clock is 3 h 0 min behind", account.run("doctor", exit_code=1).stdout
+    )
+    simulator.set_faults()
     off_clock.set(5 * HOUR)
     assert re.search(r"FAULT  clock .*it is 5 h 0 min behind", account.run("doctor", exit_code=1).stdout)
 

@@ -564,7 +564,7 @@ def test_a_host_outside_liveperson_is_asked_only_where_its_url_is_given(tmp_path
         account.run("segments")
         refused = account.run("segments", exit_code=1, LIVEPERSON_API_URL="", LIVEPERSON_DOMAIN_API_URL=simulator.url)
     assert "liveperson.example.test" in refused.stderr
-    assert "set LIVEPERSON_API_URL" in refused.stderr
+    assert "set LIVEPERSON_AGENT_ACTIVITY_URL" in refused.stderr
 
 
 def an_authority_and_its_server(folder: Path) -> tuple[Path, ssl.SSLContext]:

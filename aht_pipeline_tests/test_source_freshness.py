@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from aht_pipeline.simulator import Cached, ClockOff, Endpoint, ExplicitTraffic, When
+from aht_pipeline.simulator import Cached, Endpoint, ExplicitTraffic, Misdated, When
 from aht_pipeline.source import AhtApi, ApiError, NameKind, SegmentQuery, pull_day, read_names
 from aht_pipeline_tests.reading import APP_KEYS, DAY, FAST, NOW, Answer, Asked, Pages, Reading, ids, reply, rows_of
 
@@ -202,7 +202,7 @@ def test_a_cache_is_named_in_its_own_words_and_by_nothing_secret(reading: Readin
     ],
 )
 def test_a_reply_of_another_time_is_none_and_tells_by_how_much(reading: Reading, off: timedelta, told: str) -> None:
-    sim = reading.simulator([], faults=[ClockOff(off)])
+    sim = reading.simulator([], faults=[Misdated(off)])
 
     with pytest.raises(ApiError, match=rf"agent-segments.*\(Date\), this machine's clock said .*{told}"):
         ask(reading.api(sim))
@@ -212,7 +212,7 @@ def test_a_reply_of_another_time_is_none_and_tells_by_how_much(reading: Reading,
     ("off", "on"), [(timedelta(hours=3), Endpoint.SEGMENTS), (timedelta(hours=-3), Endpoint.TOKEN)]
 )
 def test_a_clock_that_a_cache_hardly_explains_is_told_at_once(reading: Reading, off: timedelta, on: Endpoint) -> None:
-    sim = reading.simulator([], faults=[ClockOff(off, When(on=on))])
+    sim = reading.simulator([], faults=[Misdated(off, When(on=on))])
 
     with pytest.raises(ApiError, match=r"this machine's clock is 3 h 0 min (ahead|behind); set the clock right"):
         ask(reading.api(sim))
@@ -222,7 +222,7 @@ def test_a_clock_that_a_cache_hardly_explains_is_told_at_once(reading: Reading, 
 
 @pytest.mark.parametrize("off_s", [-100, 100])
 def test_clocks_may_differ_by_two_minutes(reading: Reading, off_s: int) -> None:
-    assert ask(reading.api(reading.simulator([], faults=[ClockOff(timedelta(seconds=off_s))]))) == 1
+    assert ask(reading.api(reading.simulator([], faults=[Misdated(timedelta(seconds=off_s))]))) == 1
 
 
 def test_a_second_date_does_not_hide_an_old_one(reading: Reading) -> None:

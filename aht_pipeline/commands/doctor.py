@@ -65,9 +65,15 @@ def _api(settings: Settings) -> str:
     end = from_millis(to_millis(datetime.now(UTC)))
     with open_api(settings) as api:
         reply = api.page(SegmentQuery(Window(end - timedelta(hours=24), end)), offset=0, limit=1)
+        ahead_s = api.http.clock_ahead_s
     count = "some" if reply.page.count is None else f"{reply.page.count:,}"
     told = "the simulator" if settings.demo else "credentials accepted"
-    return f"{told}; {count} segments closed in the last 24 hours"
+    clock = (
+        "its clock is unknown: it dates no reply"
+        if ahead_s is None
+        else f"its clock is ours within {abs(ahead_s):.0f} s"
+    )
+    return f"{told}; {count} segments closed in the last 24 hours; {clock}"
 
 
 def _archive(settings: Settings) -> str:

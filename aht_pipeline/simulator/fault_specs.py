@@ -12,7 +12,6 @@ from aht_pipeline.simulator.exchange import Endpoint
 from aht_pipeline.simulator.faults import (
     Cached,
     Capped,
-    ClockOff,
     Cut,
     Deepest,
     Empty,
@@ -20,6 +19,7 @@ from aht_pipeline.simulator.faults import (
     Fault,
     HtmlError,
     Latency,
+    Misdated,
     Redirect,
     Reset,
     RevokeTokens,
@@ -131,7 +131,7 @@ def _build(name: str, value: str, options: dict[str, str]) -> Fault:
         case "cached":
             return Cached(parse_duration(value), _either(options, "age", "date") == "age", when)
         case "clock":
-            return ClockOff(_offset(value), when)
+            return Misdated(_offset(value), when)
         case "trickle":
             return Trickle(parse_duration(value), _either(options, "body", "head") == "head", when)
         case "empty":

@@ -127,7 +127,7 @@ class Cached:
 
 
 @dataclass(frozen=True)
-class ClockOff:
+class Misdated:
     """A `Date` that is ahead by so much; behind, below 0."""
 
     by: timedelta
@@ -192,7 +192,7 @@ Fault = (
     | RevokeTokens
     | Redirect
     | Cached
-    | ClockOff
+    | Misdated
     | Trickle
     | Empty
     | WrongCount
@@ -207,7 +207,7 @@ def strike(fault: Fault, request: Request, answer: Callable[[], Reply], revoke_t
     match fault:
         case Cached():
             return _cached(fault, f"{request.path}?{request.query}", answer)
-        case ClockOff(by):
+        case Misdated(by):
             return replace(answer(), dated_off=by)
         case Trickle(pause, from_head):
             return replace(answer(), byte_every_s=pause.total_seconds(), trickles_from_head=from_head)

@@ -27,7 +27,7 @@ from aht_pipeline.errors import AhtError
 from aht_pipeline.pages import without_mark
 from aht_pipeline.source.deadline import BoundedAdapter, end_answers_at, read_whole
 from aht_pipeline.source.errors import ApiError, Refused
-from aht_pipeline.source.freshness import ASK_FOR_FRESH, Stale, find_stale
+from aht_pipeline.source.freshness import ASK_FOR_FRESH, Stale, find_stale, http_dates_s
 from aht_pipeline.source.refusals import causes_of, masked, phrase, retry_after_s, what_it_says
 from aht_pipeline.source.retries import Fault, Pacing, RetryBudget, TokenRefused, TooManyRequests, TransientError
 from aht_pipeline.source.route import Proxy, Route, route_to
@@ -75,6 +75,8 @@ class Http:
         self._variables = variables or {}
         self._routes: dict[str, Route] = {}
         self._reached: set[str] = set()
+        self.clock_ahead_s: float | None = None
+        """How far our clock was ahead of the last reply's `Date`; None where none was dated so far."""
 
     def close(self) -> None:
         self._adapter.close()
@@ -194,6 +196,8 @@ class Http:
             raise self._unanswered(call, route, error) from None
         self._reached.add(call.host)
         text = without_mark(body)
+        if dated_s := http_dates_s(response.headers.get("Date", "")):
+            self.clock_ahead_s = min(max(dated_s[-1], sent_at_s), sent_at_s + took_s) - dated_s[-1]
         stale = find_stale(response.headers, sent_at_s, took_s, may_be_kept=call.form is None)
         if stale and not call.may_be_cached and not _names_a_wait(response):
             raise _not_fresh(call, route, response, stale)
