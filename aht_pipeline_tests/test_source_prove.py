@@ -12,7 +12,20 @@ import pytest
 from aht_pipeline.days import Day
 from aht_pipeline.simulator import Capped, Deepest, Fault, Simulator, Style, segment
 from aht_pipeline.source import Unproved, pull_day
-from aht_pipeline_tests.reading import DAY, NOW, Asked, Pages, Reading, Row, Shown, Windowed, hours, ids, rows_of
+from aht_pipeline_tests.reading import (
+    DAY,
+    NOW,
+    Answer,
+    Asked,
+    Pages,
+    Reading,
+    Row,
+    Shown,
+    Windowed,
+    hours,
+    ids,
+    rows_of,
+)
 
 PAGE = 10
 MILLISECOND = timedelta(milliseconds=1)
@@ -133,6 +146,17 @@ class TestPagingThatEnds:
         pull = pull_day(reading.api(sim, page_size=PAGE), DAY, pages, NOW)
 
         assert pull.reported == 250
+        assert sorted(set(pages.ids)) == sorted(ids(rows))
+
+    @pytest.mark.parametrize("status", [413, 416, 422])
+    def test_by_a_status_of_its_own_is_read_in_parts(self, reading: Reading, pages: Pages, status: int) -> None:
+        rows = within_an_hour(250)
+        serve = Windowed(rows)
+        server = reading.scripted(
+            lambda asked: Answer(b"", status) if int(asked.query["offset"]) >= 100 else serve(asked)
+        )
+
+        assert pull_day(reading.api(server, page_size=PAGE), DAY, pages, NOW).reported == 250
         assert sorted(set(pages.ids)) == sorted(ids(rows))
 
     def test_is_walked_into_once_and_remembered(self, reading: Reading) -> None:

@@ -10,7 +10,7 @@ class ApiError(AhtError):
 
 
 class Refused(ApiError):
-    """The API understood the request and will not answer it (400).
+    """The API understood the request and will not answer it (400, or 413, 416, 422).
 
     causes: what it says is wrong, one text a cause.
     """

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 _SAME_AS_500 = {408, 500, 502, 503, 504}  # and resets, time-outs, cut-off and non-JSON bodies
+_REFUSES_WHAT_IS_ASKED = {400, 413, 416, 422}  # documented is the first; gateways and search engines know the others
 _MAY_PASS = _SAME_AS_500 | {HTTPStatus.TOO_MANY_REQUESTS}
 _OF_THE_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _LONGEST_WORDS = 300
@@ -99,8 +100,8 @@ class Http:
         hint: what to check when the API says 401 or 403.
         as_sent: `read` takes the body byte for byte; else without the byte order mark with which it may begin.
         may_be_cached: whether an older reply is as good as a new one.
-        Raises Refused for a 400, SettingsError where the environment names a proxy or certificates that cannot be
-        used, ApiError for every other failure that outlasts its retries.
+        Raises Refused for a 400 and its like, SettingsError where the environment names a proxy or certificates that
+        cannot be used, ApiError for every other failure that outlasts its retries.
         """
         call = _Call(
             "GET",
@@ -260,7 +261,7 @@ class Http:
         text = f"{call}: {status} {phrase(status)}".rstrip() + (f": {said}" if said else "")
         if status in _MAY_PASS:
             return self._told_to_wait(status, text, retry_after_s(response.headers))
-        if status == HTTPStatus.BAD_REQUEST and call.form is None:  # to a form it means wrong credentials
+        if status in _REFUSES_WHAT_IS_ASKED and call.form is None:  # to a form it means wrong credentials
             return Refused(text, causes_of(body))
         advice = self._advice(call, response)
         if status == HTTPStatus.UNAUTHORIZED and call.authorisation:
